@@ -1,0 +1,62 @@
+"""Packaging of merit-ecg. The folder `processing/` is imported as `modeling_merit.processing`."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+EXTRAS = {
+    "plot": ["matplotlib>=3.8,<4"],
+    "formats": ["pydicom>=3,<4", "edfio>=0.4,<1", "defusedxml>=0.7,<1", "h5py>=3.10,<4", "soundfile>=0.12,<1"],
+    "generation": ["peft>=0.19,<1", "rouge-score>=0.1.2,<1", "nltk>=3.9,<4"],
+    "trackers": ["tensorboard>=2.16,<3"],
+    "space": ["gradio>=6,<7"],
+}
+EXTRAS["dev"] = [
+    *(requirement for extra in ("plot", "formats", "generation", "trackers") for requirement in EXTRAS[extra]),
+    "pytest>=8,<10",
+    "pytest-timeout>=2.3,<3",
+    "hypothesis>=6.100,<7",
+    "ruff>=0.12,<1",
+    "mypy>=1.15,<3",
+]
+
+setup(
+    name="merit-ecg",
+    version="0.1.0",
+    description="MERIT: ECG-text foundation models for the Hugging Face Hub",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=[
+        "modeling_merit",
+        "modeling_merit.processing",
+        "modeling_merit.processing.readers",
+        "modeling_merit.processing.builders",
+        "modeling_merit.processing.evaluation",
+    ],
+    package_dir={
+        "modeling_merit": "modeling_merit",
+        "modeling_merit.processing": "processing",
+        "modeling_merit.processing.readers": "processing/readers",
+        "modeling_merit.processing.builders": "processing/builders",
+        "modeling_merit.processing.evaluation": "processing/evaluation",
+    },
+    package_data={"modeling_merit": ["py.typed"], "modeling_merit.processing.evaluation": ["*.json", "*/*.py"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "torch>=2.7,<3",
+        "transformers>=5.23,<6",
+        "datasets>=5.2,<6",
+        "accelerate>=1.10,<2",
+        "safetensors>=0.5,<1",
+        "huggingface-hub>=2,<3",
+        "evaluate>=0.4.6,<1",
+        "wfdb>=4.3,<5",
+        "numpy>=2,<3",
+        "scipy>=1.13,<2",
+        "pandas>=2.2,<4",
+        "scikit-learn>=1.6,<2",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["merit-ecg = modeling_merit.processing.cli:main"]},
+)
