@@ -1,7 +1,7 @@
-"""Names of ECG leads: one canonical spelling, the spellings found in files, and the limb leads that follow from I and II.
+"""Names of ECG leads: one canonical spelling, the spellings found in files, and the leads that follow from I and II.
 
-Leads are always matched by name, never by position: MIMIC-IV-ECG stores aVF before aVL, CODE-test aVL before aVR, and an
-array says nothing of its order. The Einthoven and Goldberger relations are those of any ECG textbook:
+Leads are always matched by name, never by position: MIMIC-IV-ECG stores aVF before aVL, CODE-test aVL before aVR, and
+an array says nothing of its order. The Einthoven and Goldberger relations are those of any ECG textbook:
 III = II - I, aVR = -(I + II) / 2, aVL = I - II / 2, aVF = II - I / 2.
 """
 
@@ -25,16 +25,19 @@ LIMB_LEADS = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF"
 """The four limb leads that follow from I and II, as the weights of (I, II)."""
 
 _SPELLINGS = {name.upper(): name for name in (*STANDARD_LEADS, *OTHER_LEADS)}
-_SPELLINGS |= {"DI": "I", "DII": "II", "DIII": "III", "L1": "I", "L2": "II", "L3": "III", "1": "I", "2": "II", "3": "III"}
+_SPELLINGS |= {f"{prefix}{i}": lead for prefix in ("L", "D", "LEAD") for i, lead in zip("123", STANDARD_LEADS)}
+_SPELLINGS |= {"DI": "I", "DII": "II", "DIII": "III"}
 _SPELLINGS |= {"VX": "X", "VY": "Y", "VZ": "Z", "ML1": "MLI", "ML2": "MLII", "ML3": "MLIII", "MCLI": "MCL1"}
 _SPELLINGS |= {f"C{i}": f"V{i}" for i in range(1, 7)}
-_DECORATION = re.compile(r"^(MDC_ECG_LEAD_|MDC_ECG_ELEC_POTL_|ECG[ _:.-]+|EKG[ _:.-]+|LEAD[ _:.-]*|ABL\.?[ _-]*)+", re.IGNORECASE)
+_DECORATION = re.compile(
+    r"^(MDC_ECG_LEAD_|MDC_ECG_ELEC_POTL_|ECG[ _:.-]+|EKG[ _:.-]+|LEAD[ _:.-]*|ABL\.?[ _-]*)+", re.IGNORECASE
+)
 
 
 def canonical_lead(name: str) -> str:
     """Return the canonical spelling of a lead name.
 
-    Case, surrounding blanks, the prefixes "Lead", "ECG" and "MDC_ECG_LEAD_" and the European "C1" for "V1" are understood.
+    Case, blanks, the prefixes "Lead", "ECG" and "MDC_ECG_LEAD_" and the European "C1" for "V1" are understood.
 
     Args:
         name (`str`): A lead name as found in a file, such as `"AVR"`, `"Lead II"` or `"MDC_ECG_LEAD_V1"`.
@@ -50,9 +53,11 @@ def canonical_lead(name: str) -> str:
     >>> canonical_lead("MDC_ECG_LEAD_AVR"), canonical_lead("lead ii")
     ('aVR', 'II')
     """
-    bare = _DECORATION.sub("", str(name).strip()).upper().replace(" ", "").replace("_", "")
-    if bare in _SPELLINGS:
-        return _SPELLINGS[bare]
+    # "Lead 1" is lead I, but "1" and "ECG 1" are only the first channel, so the whole name is looked up too.
+    for spelling in (str(name), _DECORATION.sub("", str(name).strip())):
+        bare = spelling.upper().replace(" ", "").replace("_", "")
+        if bare in _SPELLINGS:
+            return _SPELLINGS[bare]
     raise ValueError(
         f"Unknown lead {str(name)!r}. Expected one of {', '.join(STANDARD_LEADS)} (any case), or "
         f"{', '.join(OTHER_LEADS)}. Rename the lead to say which of these it is."

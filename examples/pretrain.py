@@ -1,0 +1,375 @@
+"""Pre-train MERIT on ECGs and their reports.
+
+    accelerate launch examples/pretrain.py --dataset ptb_xl --data_dir PTB_XL_FOLDER --output_dir merit-ecg
+
+Trains on folds 1-8, validates on fold 9 after each epoch, and leaves in the output folder the model of the epoch with the
+lowest validation loss, its processor, the code to load both without this package, `train_log.jsonl` and
+`pretraining_results.json`. `--resume_from_checkpoint latest` goes on exactly where an interrupted run saved.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.tracking import GeneralTracker, on_main_process
+from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from datasets import load_dataset
+from scipy.signal import resample_poly
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
+
+from modeling_merit import MeritConfig, MeritForPreTraining
+from modeling_merit.configuration_merit import DECODER_SIZES, SIZES
+from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
+from modeling_merit.processing.augmentation import augment_ecg
+from modeling_merit.processing.builders import PtbXl, SignalView, SyntheticEcg, normalize_report
+from modeling_merit.processing.evaluation.results import data_fingerprint, provenance, write_json
+
+TEXT_TOWER = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 512}
+METRICS = ("loss", "reconstruction_loss", "contrastive_loss", "reconstruction_information", "text_information")
+
+
+class JsonLinesTracker(GeneralTracker):
+    """Writes every logged value as one line of JSON; needs no other package."""
+
+    name = "jsonl"
+    requires_logging_directory = False
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    @property
+    def tracker(self):
+        return self.path
+
+    @on_main_process
+    def store_init_configuration(self, values):
+        pass  # the results file holds it
+
+    @on_main_process
+    def log(self, values, step=None, **kwargs):
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+class EcgReportPairs(Dataset):
+    """Whole batches of model inputs. The random numbers of a batch follow from seed, epoch and first record alone, so that a
+    resumed run, or one with more workers, sees the same augmentations."""
+
+    def __init__(self, table, processor, args, train):
+        self.view, self.processor, self.args, self.train, self.epoch = SignalView(table), processor, args, train, 0
+        reports = [normalize_report(report) for report in self.view.reports]
+        self.tokens = processor.tokenizer(reports, truncation=True, max_length=args.max_report_tokens)["input_ids"]
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.view)
+
+    def __getitems__(self, indices):
+        extractor, args = self.processor.feature_extractor, self.args
+        signals = self.view.signals(indices).astype(np.float32) / 1000  # µV to mV
+        if args.sampling_rate != extractor.sampling_rate:
+            signals = resample_poly(signals, extractor.sampling_rate, args.sampling_rate, axis=-1).astype(np.float32)
+        mask = None
+        rate, crop = extractor.sampling_rate, args.crop_seconds
+        if self.train and not args.no_augmentation:
+            rng = np.random.default_rng([args.seed, self.epoch, indices[0]])
+            signals, mask = augment_ecg(
+                signals, rng, sampling_rate=rate, crop_seconds=crop, lead_dropout=args.lead_dropout
+            )
+        elif crop:
+            signals = signals[..., : round(crop * rate)]
+        batch = {"input_values": torch.from_numpy(extractor.normalize(signals, mask))}
+        if mask is not None:
+            batch["ecg_mask"] = torch.from_numpy(np.ascontiguousarray(mask))
+        text = self.processor.tokenizer.pad(
+            {"input_ids": [self.tokens[i] for i in indices]}, pad_to_multiple_of=8, return_tensors="pt"
+        )
+        return batch | {"input_ids": text["input_ids"], "attention_mask": text["attention_mask"]}
+
+
+class Progress:
+    """What a checkpoint must know beside weights, optimiser and random states."""
+
+    def __init__(self):
+        self.step, self.best_loss, self.curves, self.sums = 0, math.inf, [], {}
+
+    def state_dict(self):
+        return dict(vars(self))
+
+    def load_state_dict(self, state):
+        vars(self).update(state)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--dataset", default="ptb_xl", help="ptb_xl, synthetic, or a folder or Hub id of a Parquet data set.")
+    add("--data_dir", help="Folder of PTB-XL (the one with ptbxl_database.csv).")
+    add("--num_records", type=int, default=2000, help="Records of the synthetic data set.")
+    add("--sampling_rate", type=int, default=100, choices=(100, 500), help="Rate of the data set's signals in Hz.")
+    add("--output_dir", type=Path, default=Path("merit-ecg"))
+    add("--size", default="tiny", choices=tuple(SIZES), help="Size of the ECG tower and its decoder.")
+    add("--text_model", help="Text encoder, a Hub id or folder; when absent a small one is trained on the reports.")
+    add("--vocab_size", type=int, default=4000, help="Tokens of the tokenizer trained when no text model is named.")
+    add("--max_report_tokens", type=int, default=64)
+    add("--epochs", type=int, default=10)
+    add("--max_train_steps", type=int, help="Stop after so many optimiser steps; overrides --epochs.")
+    add("--batch_size", type=int, default=128, help="Pairs per process and forward pass.")
+    add("--gradient_accumulation_steps", type=int, default=1)
+    add("--learning_rate", type=float, default=1e-3)
+    add("--weight_decay", type=float, default=0.05)
+    add("--warmup_ratio", type=float, default=0.08)
+    add("--max_grad_norm", type=float, default=1.0)
+    add("--mask_ratio", type=float, default=0.75)
+    add("--alignment_view", default="full", choices=("full", "masked"))
+    add("--reconstruction_weight", type=float, default=1.0, help="0 switches masked ECG modelling off.")
+    add("--contrastive_weight", type=float, default=1.0, help="0 switches the alignment with reports off.")
+    add("--crop_seconds", type=float, default=5.0, help="Length of the random pieces trained on.")
+    add("--lead_dropout", type=float, default=0.5, help="Probability that a record loses some of its leads.")
+    add("--normalization", default="none", choices=("none", "lead_zscore", "record_zscore"))
+    add("--no_augmentation", action="store_true")
+    add("--mixed_precision", choices=("no", "bf16", "fp16"), help="Default: as `accelerate config` says.")
+    add("--attn_implementation", help="Default: sdpa, but eager on a CPU, where it was 1.5 times as fast.")
+    add("--gradient_checkpointing", action="store_true")
+    add("--num_workers", type=int, default=0)
+    add("--checkpointing_steps", type=int, help="Save every so many steps; default: after each epoch.")
+    add("--checkpoints_total_limit", type=int, default=2)
+    add("--resume_from_checkpoint", help='A checkpoint folder, or "latest".')
+    add("--report_to", nargs="*", default=[], choices=("tensorboard", "wandb", "trackio"))
+    add("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if missing := [name for name in args.report_to if importlib.util.find_spec(name) is None]:
+        parser.error(
+            f"Expected the trackers of --report_to to be installed, missing {missing}: pip install {missing[0]}"
+        )
+    return args
+
+
+def load_tables(args):
+    """The training and validation tables; records without a report are left out when reports are aligned."""
+    if args.dataset == "ptb_xl":
+        builder = PtbXl(config_name=f"{args.sampling_rate}hz", data_dir=args.data_dir)
+    elif args.dataset == "synthetic":
+        builder = SyntheticEcg(n_records=args.num_records, seed=args.seed, sampling_rate=float(args.sampling_rate))
+    else:
+        builder = None
+    if builder is not None:
+        builder.download_and_prepare()
+    dataset = load_dataset(args.dataset) if builder is None else builder.as_dataset()
+    tables = []
+    for split in ("train", "validation"):
+        table, total = dataset[split], len(dataset[split])
+        if args.contrastive_weight:
+            table = table.select([i for i, report in enumerate(table["report"]) if report and report.strip()])
+        if len(table) < 2:
+            raise SystemExit(
+                f"Expected ECGs with reports in the {split} split of {args.dataset}, got {len(table)} of {total}."
+            )
+        tables.append(table)
+    return tables
+
+
+def train_tokenizer(reports, vocab_size, max_length):
+    """A WordPiece tokenizer of the corpus, lower case without accents."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    tokenizer.train_from_iterator(reports, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special))
+    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ids)
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **names)
+
+
+def build(args, train_table, device):
+    """Model and processor. Everything random in them follows from the seed."""
+    if args.text_model:
+        tokenizer, text_config = (
+            AutoTokenizer.from_pretrained(args.text_model),
+            AutoConfig.from_pretrained(args.text_model),
+        )
+    else:
+        reports = [normalize_report(report or "") for report in train_table["report"]]
+        tokenizer = train_tokenizer(reports, args.vocab_size, args.max_report_tokens)
+        text_config = AutoConfig.for_model("bert", vocab_size=len(tokenizer), **TEXT_TOWER)
+    decoder = {f"decoder_{name}": value for name, value in DECODER_SIZES[args.size].items()}
+    config = MeritConfig(
+        ecg_config=SIZES[args.size],
+        text_config=text_config.to_dict(),
+        text_pooling="cls" if args.text_model else "mean",
+        mask_ratio=args.mask_ratio,
+        alignment_view=args.alignment_view,
+        reconstruction_weight=args.reconstruction_weight,
+        contrastive_weight=args.contrastive_weight,
+        **decoder,
+    )
+    attention = args.attn_implementation or ("eager" if device.type == "cpu" else "sdpa")
+    model = MeritForPreTraining._from_config(config, attn_implementation=attention)
+    if args.text_model:
+        model.merit.text_model.load_state_dict(AutoModel.from_pretrained(args.text_model).state_dict(), strict=False)
+    if args.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    extractor = MeritFeatureExtractor(normalization=args.normalization)
+    return model, MeritProcessor(extractor, tokenizer)
+
+
+@torch.no_grad()
+def validate(model, loader, accelerator, seed):
+    """Mean of every term over the validation batches, with the same masks each time and no change of the training's."""
+    model.eval()
+    sums, devices = {}, [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        for batch in loader:
+            output = model(**batch)
+            for name in METRICS:
+                if output[name] is not None:
+                    sums[name] = sums.get(name, 0.0) + accelerator.reduce(output[name].detach().float(), "mean").item()
+    model.train()
+    return {name: value / len(loader) for name, value in sums.items()}
+
+
+def main():
+    args = parse_args()
+    origin = provenance(seed=args.seed)  # now: the code on disk may change during a long run
+    tracker = JsonLinesTracker(args.output_dir / "train_log.jsonl")
+    one_branch = not (args.reconstruction_weight and args.contrastive_weight)
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        step_scheduler_with_optimizer=False,
+        log_with=[tracker, *args.report_to],
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
+        project_config=ProjectConfiguration(
+            str(args.output_dir), automatic_checkpoint_naming=True, total_limit=args.checkpoints_total_limit
+        ),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=one_branch)],
+    )
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    with accelerator.main_process_first():
+        train_table, validation_table = load_tables(args)
+    set_seed(args.seed)
+    model, processor = build(args, train_table, accelerator.device)
+    loaders = []
+    for table, train in ((train_table, True), (validation_table, False)):
+        pairs = EcgReportPairs(table, processor, args, train)
+        size = min(args.batch_size, len(pairs) // accelerator.num_processes)
+        # Its own generator: otherwise each epoch draws from the global one, and a resumed run drifts.
+        loader = DataLoader(
+            pairs,
+            size,
+            shuffle=train,
+            drop_last=True,
+            collate_fn=lambda batch: batch,
+            num_workers=args.num_workers,
+            generator=torch.Generator().manual_seed(args.seed),
+        )
+        loaders.append(loader)
+    fingerprint = data_fingerprint(loader.dataset.view.signals(range(len(loader.dataset))) for loader in loaders)
+    decay = [p for p in model.parameters() if p.ndim >= 2]
+    no_decay = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.95))
+    model, optimizer, train_loader, validation_loader = accelerator.prepare(model, optimizer, *loaders)
+    steps_per_epoch = math.ceil(len(train_loader) / args.gradient_accumulation_steps)
+    total_steps = args.max_train_steps or args.epochs * steps_per_epoch
+    scheduler = get_cosine_schedule_with_warmup(optimizer, max(1, int(args.warmup_ratio * total_steps)), total_steps)
+    progress = Progress()
+    accelerator.register_for_checkpointing(scheduler, progress)
+    accelerator.init_trackers("merit", config={name: str(value) for name, value in vars(args).items()})
+    set_seed(args.seed + accelerator.process_index)  # each process its own masks
+    if args.resume_from_checkpoint:
+        accelerator.load_state(None if args.resume_from_checkpoint == "latest" else args.resume_from_checkpoint)
+        saved = sorted((args.output_dir / "checkpoints").iterdir(), key=lambda folder: int(folder.name.split("_")[-1]))
+        accelerator.project_configuration.iteration = int(saved[-1].name.split("_")[-1]) + 1
+
+    pairs_per_step = train_loader.total_batch_size * args.gradient_accumulation_steps
+    bar = tqdm(
+        total=total_steps * pairs_per_step,
+        initial=progress.step * pairs_per_step,
+        unit="ECG",
+        disable=not accelerator.is_main_process,
+    )
+    started, first_step = time.perf_counter(), progress.step
+    while progress.step < total_steps:
+        epoch, done = divmod(progress.step, steps_per_epoch)
+        train_loader.set_epoch(epoch)
+        batches = train_loader
+        if done:
+            batches = accelerator.skip_first_batches(train_loader, done * args.gradient_accumulation_steps)
+        for batch in batches:
+            with accelerator.accumulate(model):
+                output = model(**batch)
+                accelerator.backward(output.loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            if not accelerator.sync_gradients:
+                continue
+            scheduler.step()
+            progress.step += 1
+            terms = {name: output[name].detach().float() for name in METRICS if output[name] is not None}
+            terms = {name: accelerator.reduce(value, "mean").item() for name, value in terms.items()}
+            for name, value in terms.items():
+                progress.sums[name] = progress.sums.get(name, 0.0) + value
+            progress.sums["steps"] = progress.sums.get("steps", 0) + 1
+            accelerator.log({f"train/{k}": v for k, v in terms.items()}, step=progress.step)
+            bar.update(pairs_per_step)
+            bar.set_postfix(epoch=epoch, loss=f"{terms['loss']:.3f}")
+            if not math.isfinite(terms["loss"]):
+                raise SystemExit(f"The loss became {terms['loss']} at step {progress.step}; lower --learning_rate.")
+            last = progress.step == total_steps
+            if progress.step % steps_per_epoch == 0 or last:
+                steps = progress.sums.pop("steps")
+                train_means = {name: value / steps for name, value in progress.sums.items()}
+                progress.sums = {}
+                means = validate(model, validation_loader, accelerator, args.seed)
+                accelerator.log({f"validation/{k}": v for k, v in means.items()}, step=progress.step)
+                progress.curves.append({"step": progress.step, "train": train_means, "validation": means})
+                if means["loss"] < progress.best_loss:
+                    progress.best_loss = means["loss"]
+                    accelerator.unwrap_model(model).save_pretrained(
+                        args.output_dir, is_main_process=accelerator.is_main_process
+                    )
+            due = args.checkpointing_steps or steps_per_epoch
+            if progress.step % due == 0 and not last:
+                accelerator.save_state()
+            if last:
+                break
+    bar.close()
+    if accelerator.is_main_process:
+        processor.save_pretrained(args.output_dir)
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+        seconds = time.perf_counter() - started
+        results = {
+            "data_fingerprint": fingerprint,
+            "settings": settings,
+            "train_records": len(loaders[0].dataset),
+            "validation_records": len(loaders[1].dataset),
+            "parameters": accelerator.unwrap_model(model).num_parameters(),
+            "processes": accelerator.num_processes,
+            "seconds": round(seconds, 1),
+            "ecgs_per_second": round((progress.step - first_step) * pairs_per_step / max(seconds, 1e-9), 1),
+            "best_validation_loss": progress.best_loss,
+            "curves": progress.curves,
+        }
+        write_json(args.output_dir / "pretraining_results.json", origin | results)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

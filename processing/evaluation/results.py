@@ -1,0 +1,68 @@
+"""What a results file must say of the run that made it, so that somebody else can repeat it."""
+
+import hashlib
+import importlib.metadata
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "scipy", "scikit-learn")
+
+
+def git_commit(folder: str | Path = ".") -> str | None:
+    """The commit of the code in `folder`, with "-dirty" appended when files differ from it; `None` outside a repository."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def data_fingerprint(arrays: Iterable[np.ndarray]) -> str:
+    """SHA-256 of the bytes of arrays, the first 16 hexadecimal digits: equal data, equal fingerprint.
+
+    Example:
+
+    >>> data_fingerprint([np.arange(3, dtype=np.int16)])
+    'c4713c816de9e12b'
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()[:16]
+
+
+def provenance(seed: int | None = None, **fields: Any) -> dict[str, Any]:
+    """Command line, package versions, git commit and seed of the running process, and whatever else is given.
+
+    Example:
+
+    >>> provenance(seed=0, data_fingerprint="f00")["data_fingerprint"]
+    'f00'
+    """
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": git_commit(Path(sys.argv[0]).resolve().parent if sys.argv[0] else "."),
+        "seed": seed,
+        "versions": {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        **fields,
+    }
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON that a person can read, making the folder when it is absent; NaN is refused, use `None`."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+__all__ = ["data_fingerprint", "git_commit", "provenance", "write_json"]

@@ -1,0 +1,162 @@
+"""HL7 annotated ECG (aECG, HL7 V3 PORT_MT020001, ANSI/HL7 V3 ECG R1-2004).
+
+A `series` of code RHYTHM holds `sequenceSet`s; one sequence of a set gives the time (`GLIST_TS` or `GLIST_PQ`: head
+and increment), the others the leads (`SLIST_PQ`: value = origin + scale * digit). Series derived from it, such as
+representative beats, lie in `derivation` and are not read.
+"""
+
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from .fields import age_at, age_of, number_of, sex_of, time_of
+from .record import EcgFormatError, EcgRecord, Source, check_size, millivolts_per
+from .sierra import cut_calibration
+from .xml_safety import has_root, parse_xml
+
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+_TIMES = ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d")
+_FILTER = "MDC_ECG_CTL_VBL_ATTR_FILTER_"
+
+
+def matches(head: bytes, name: str) -> bool:
+    """Return whether the file starts like an HL7 annotated ECG."""
+    return has_root(head, "AnnotatedECG")
+
+
+def read(source: Source) -> EcgRecord:
+    """Read the rhythm series of an HL7 aECG file.
+
+    Raises:
+        EcgFormatError: If there is no rhythm series, or its leads differ in length or lack a scale or a unit.
+    """
+    root = parse_xml(source.data, "AnnotatedECG")
+    found = [series for series in root.findall("component/series") if series.find("component/sequenceSet") is not None]
+    all_series = [series for series in found if _code(series) == "RHYTHM"]
+    if not all_series:
+        raise EcgFormatError(
+            f"Expected a series of code RHYTHM, found {[_code(series)[:40] for series in found] or 'none'}."
+        )
+    series = all_series[0]
+    sets = series.findall("component/sequenceSet")
+    sequences = sets[0].findall("component/sequence")
+    times = [sequence for sequence in sequences if _code(sequence).startswith("TIME_")]
+    leads = [sequence for sequence in sequences if not _code(sequence).startswith("TIME_")]
+    if len(times) != 1:
+        raise EcgFormatError(f"Expected one time sequence in the rhythm series, found {len(times)}.")
+    rate, start = _time(times[0])
+    check_size(len(leads), 1, source.name)
+    rows = source.choose_leads([_code(lead)[:40] for lead in leads])
+    signals = [_lead(leads[i]) for i in rows]
+    if len({len(signal) for signal in signals}) > 1:
+        raise EcgFormatError(f"Expected leads of one length, got {[len(signal) for signal in signals]}.")
+    scales = [leads[i].find("value/scale") for i in rows]
+    check_size(len(signals), len(signals[0]), source.name)
+    signal, notes = cut_calibration(np.stack(signals), rate)
+
+    notes += tuple(f"A derived series was left out: {_code(derived)}." for derived in series.iter("derivedSeries"))
+    if len(all_series) > 1 or len(sets) > 1:
+        notes += (f"The first of {len(all_series)} rhythm series with {len(sets)} sequence sets was read.",)
+    return EcgRecord(
+        signal=signal,
+        sampling_rate=rate,
+        leads=tuple(rows.values()),
+        record_id=source.path.stem if source.path else None,
+        start_time=start or time_of(_value(series, "effectiveTime/low"), *_TIMES),
+        **_subject(root, start),
+        device=_device(series),
+        unit=scales[0].get("unit", ""),
+        gain=1 / (float(scales[0].get("value")) * millivolts_per(scales[0].get("unit"))) if _same(scales) else None,
+        filters=_filters(series),
+        source=str(source.path) if source.path else None,
+        notes=notes,
+    )
+
+
+def _code(element: Element) -> str:
+    return _value(element, "code", "code") or ""
+
+
+def _value(element: Element, path: str, attribute: str = "value") -> str | None:
+    found = element.find(path)
+    return None if found is None else found.get(attribute)
+
+
+def _time(sequence: Element):
+    """Sampling rate in Hz, and the time of the first sample if it is absolute."""
+    value = sequence.find("value")
+    kind = None if value is None else value.get("type")
+    unit = _value(sequence, "value/increment", "unit")
+    if kind not in ("GLIST_TS", "GLIST_PQ") or unit not in _SECONDS:
+        raise EcgFormatError(
+            f"Expected GLIST_TS or GLIST_PQ with an increment in s, ms or us, got {kind!r} in {unit!r}."
+        )
+    interval = number_of(_value(sequence, "value/increment"), "the time increment") * _SECONDS[unit]
+    if not 1e-6 <= interval <= 10:
+        raise EcgFormatError(f"Expected a time increment from 1 us to 10 s, got {interval:g} s.")
+    # 0.002 s is not exact in binary; twelve digits of the rate are what the text can mean.
+    return float(f"{1 / interval:.12g}"), time_of(
+        _value(sequence, "value/head") or "", *_TIMES
+    ) if kind == "GLIST_TS" else None
+
+
+def _lead(sequence: Element) -> np.ndarray:
+    value, name = sequence.find("value"), _code(sequence)[:40]
+    if value is None or value.get("type") != "SLIST_PQ":
+        raise EcgFormatError(
+            f"Expected SLIST_PQ samples in {name}, got {None if value is None else value.get('type')!r}."
+        )
+    scale = number_of(_value(value, "scale"), f"the scale of {name}")
+    origin = number_of(_value(value, "origin"), f"the origin of {name}")
+    if scale == 0:
+        raise EcgFormatError(f"Expected a scale other than 0 in {name}.")
+    scale *= millivolts_per(_value(value, "scale", "unit") or "", f"the scale of {name}")
+    origin *= millivolts_per(_value(value, "origin", "unit") or "", f"the origin of {name}")
+    try:
+        digits = np.array((value.findtext("digits") or "").split(), dtype=np.int32)
+    except (ValueError, OverflowError) as error:
+        raise EcgFormatError(f"Expected whole numbers as the digits of {name}, got: {error}.") from None
+    return origin + scale * digits
+
+
+def _same(scales: list[Element]) -> bool:
+    return len({(scale.get("value"), scale.get("unit")) for scale in scales}) == 1
+
+
+def _subject(root: Element, when) -> dict[str, float | str | None]:
+    person = next(root.iter("subjectDemographicPerson"), None)
+    age = None
+    for observation in root.iter("relatedObservation"):
+        if _code(observation) == "21612-7" and _value(observation, "value", "unit") == "a":  # LOINC: reported age
+            age = age_of(_value(observation, "value"))
+    if person is None:
+        return {"age": age, "sex": None}
+    birth = time_of(_value(person, "birthTime"), *_TIMES)
+    return {
+        "age": age_at(birth, when) if age is None else age,
+        "sex": sex_of(_value(person, "administrativeGenderCode", "code")),
+    }
+
+
+def _device(series: Element) -> str | None:
+    author = series.find("author/seriesAuthor")
+    if author is None:
+        return None
+    parts = (
+        author.findtext("manufacturerOrganization/name"),
+        author.findtext("manufacturedSeriesDevice/manufacturerModelName"),
+    )
+    return " ".join(part.strip() for part in parts if part) or None
+
+
+def _filters(series: Element) -> str | None:
+    parts = []
+    for variable in series.findall("controlVariable/controlVariable"):
+        if _code(variable).startswith(_FILTER):
+            name = _code(variable)[len(_FILTER) :].lower().replace("_", "-")
+            facts = [item.find("value") for item in variable.findall("component/controlVariable")]
+            values = [
+                f"{fact.get('value')} {fact.get('unit')}" for fact in facts if fact is not None and fact.get("value")
+            ]
+            parts.append(" ".join([name, *values]))
+    return ", ".join(parts) or None

@@ -1,0 +1,180 @@
+"""DICOM waveforms: 12-lead, General and Ambulatory ECG (PS3.3 section A.34, Waveform Module C.10.9).
+
+Value = stored * ChannelSensitivity * ChannelSensitivityCorrectionFactor + ChannelBaseline (C.10.9.1.4.2), in the unit
+of ChannelSensitivityUnitsSequence (UCUM). Parsing is done by pydicom.
+"""
+
+import re
+from io import BytesIO
+
+import numpy as np
+from pydicom import config, dcmread
+from pydicom.dataset import Dataset
+from pydicom.waveforms.numpy_handler import multiplex_array
+
+from .fields import age_at, age_of, sex_of, time_of
+from .record import MILLIVOLTS_PER_UNIT, EcgFormatError, EcgRecord, Source, check_size
+from .scp import LEAD_CODES
+
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_TAGS = [
+    *("WaveformSequence", "SOPClassUID", "AcquisitionDateTime", "ContentDate", "ContentTime"),
+    *("PatientAge", "PatientBirthDate", "PatientSex", "Manufacturer", "ManufacturerModelName", "SpecificCharacterSet"),
+]
+_BEAT_LABELS = ("MEDIAN", "BEAT", "REPRESENTATIVE", "AVERAGE", "TEMPLATE")
+_TIMES = ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d")
+
+
+def matches(head: bytes, name: str) -> bool:
+    """Return whether the file has the DICOM prefix (PS3.10 section 7.1)."""
+    return head[128:132] == b"DICM"
+
+
+def read(source: Source) -> EcgRecord:
+    """Read the rhythm of a DICOM ECG: all multiplex groups of one rate and length, without representative beats.
+
+    Raises:
+        EcgFormatError: If the file is no DICOM waveform, is compressed, or its samples are incomplete or uncalibrated.
+    """
+    data = source.data
+    if not matches(data[:132], source.name):
+        raise EcgFormatError(f"{source.name} lacks the prefix DICM at byte 128, so it is no DICOM file.")
+    if _DEFLATED in data:
+        raise EcgFormatError(
+            "Expected an uncompressed DICOM file, got one in the deflated transfer syntax. Inflate it, for example "
+            "with dcmconv --write-xfer-little."
+        )
+    try:
+        with config.disable_value_validation():
+            return _record(dcmread(BytesIO(data), specific_tags=_TAGS), source)
+    except EcgFormatError:
+        raise
+    except Exception as error:  # pydicom raises what its parsing steps raise: struct.error, KeyError, TypeError, ...
+        raise EcgFormatError(
+            f"Expected a whole DICOM file, pydicom found: {type(error).__name__}: {error}"[:300]
+        ) from None
+
+
+def _record(dataset: Dataset, source: Source) -> EcgRecord:
+    groups = list(dataset.get("WaveformSequence") or [])
+    if not groups:
+        raise EcgFormatError(
+            f"Expected a DICOM waveform, got {dataset.get('SOPClassUID', 'no SOP class')} without one."
+        )
+    candidates = [(i, group) for i, group in enumerate(groups) if not _is_beat(group)]
+    notes = [f"Group {i + 1} was left out: {_label(group)}." for i, group in enumerate(groups) if _is_beat(group)]
+    if not candidates:
+        raise EcgFormatError(
+            f"Expected a rhythm, got only representative beats: {[_label(group) for group in groups]}."
+        )
+    shape = max(
+        ((_rate(group), int(group.NumberOfWaveformSamples)) for _, group in candidates), key=lambda x: x[1] / x[0]
+    )
+    rate, n_samples = shape
+
+    names, signals, starts, gains, units = [], [], [], [], []
+    for i, group in candidates:
+        if (_rate(group), int(group.NumberOfWaveformSamples)) != shape:
+            notes.append(f"Group {i + 1} was left out: {_label(group)}, of another rate or length.")
+            continue
+        start = round(float(group.get("MultiplexGroupTimeOffset") or 0) / 1000 * rate)
+        for name, signal, gain, unit in _channels(dataset, i, notes):
+            names.append(name)
+            signals.append(signal)
+            starts.append(start)
+            gains.append(gain)
+            units.append(unit)
+    if not signals:
+        raise EcgFormatError("Expected channels of a voltage, got none.")
+    rows = source.choose_leads(names)
+    first, last = min(starts), max(starts) + n_samples
+    if last - first > n_samples * len(signals):
+        raise EcgFormatError(f"Expected groups that follow each other, got offsets of {sorted(set(starts))} samples.")
+    check_size(len(rows), last - first, source.name)
+    full = np.full((len(rows), last - first), np.nan)
+    for row, i in enumerate(rows):
+        full[row, starts[i] - first : starts[i] - first + n_samples] = signals[i]
+    if last - first > n_samples:
+        notes.append("Leads were recorded one after the other; samples outside their time are NaN.")
+    when = str(
+        dataset.get("AcquisitionDateTime") or f"{dataset.get('ContentDate', '')}{dataset.get('ContentTime', '')}"
+    )
+    start_time = time_of(re.sub(r"[+-]\d{4}$", "", when.strip()), *_TIMES)
+    years = re.fullmatch(r"(\d{3})Y", str(dataset.get("PatientAge") or ""))
+    birth = time_of(str(dataset.get("PatientBirthDate") or ""), "%Y%m%d")
+    return EcgRecord(
+        signal=full,
+        sampling_rate=rate,
+        leads=tuple(rows.values()),
+        record_id=source.path.stem if source.path else None,
+        start_time=start_time,
+        age=age_of(years[1]) if years else age_at(birth, start_time),
+        sex=sex_of(str(dataset.get("PatientSex") or "")),
+        device=f"{dataset.get('Manufacturer') or ''} {dataset.get('ManufacturerModelName') or ''}".strip() or None,
+        unit=units[0],
+        gain=gains[0] if len(set(gains)) == 1 else None,
+        source=str(source.path) if source.path else None,
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _rate(group: Dataset) -> float:
+    rate = float(group.SamplingFrequency)
+    if not 0 < rate < 1e6:
+        raise EcgFormatError(f"Expected a sampling frequency above 0, got {rate:g}.")
+    return rate
+
+
+def _label(group: Dataset) -> str:
+    return str(group.get("MultiplexGroupLabel") or "no label")[:40]
+
+
+def _is_beat(group: Dataset) -> bool:
+    return any(word in _label(group).upper() for word in _BEAT_LABELS)
+
+
+def _channels(dataset: Dataset, index: int, notes: list[str]):
+    """Yield (lead name in the file, signal in mV, ADC units per mV, unit) of the voltage channels of a group."""
+    group = dataset.WaveformSequence[index]
+    n_channels, n_samples = int(group.NumberOfWaveformChannels), int(group.NumberOfWaveformSamples)
+    definitions = list(group.ChannelDefinitionSequence)
+    check_size(n_channels, n_samples, f"Group {index + 1}")
+    expected = n_channels * n_samples * int(group.WaveformBitsAllocated) // 8
+    # An odd number of bytes is padded by one (PS3.5 section 7.1.1).
+    if len(group.WaveformData) != expected + expected % 2 or len(definitions) != n_channels:
+        raise EcgFormatError(
+            f"Expected {expected} bytes of {n_channels} channels in group {index + 1}, got {len(group.WaveformData)} "
+            f"bytes of {len(definitions)}. The file is damaged or cut short."
+        )
+    stored = multiplex_array(dataset, index, as_raw=True)
+    invalid = np.zeros(stored.shape, bool)
+    padding = group.get("WaveformPaddingValue")
+    if padding is not None:
+        value = np.frombuffer(padding, stored.dtype)[0] if isinstance(padding, bytes) else padding
+        if value == 0:
+            notes.append("WaveformPaddingValue 0 was not believed: it would make every true zero invalid.")
+        else:
+            invalid = stored == value
+    for channel, definition in enumerate(definitions):
+        name = _lead_name(definition)
+        unit = str(definition.ChannelSensitivityUnitsSequence[0].CodeValue)
+        if unit.lower() not in MILLIVOLTS_PER_UNIT:
+            notes.append(f"Channel {name} was left out: its unit is {unit[:20]}.")
+            continue
+        factor = float(definition.ChannelSensitivity) * float(definition.get("ChannelSensitivityCorrectionFactor", 1))
+        if not factor:
+            raise EcgFormatError(f"Expected a sensitivity other than 0 in channel {name}.")
+        if float(definition.get("ChannelSampleSkew") or 0) or float(definition.get("ChannelTimeSkew") or 0):
+            notes.append(f"The skew of channel {name} was not undone.")
+        millivolts = MILLIVOLTS_PER_UNIT[unit.lower()]
+        signal = (stored[:, channel] * factor + float(definition.get("ChannelBaseline") or 0)) * millivolts
+        yield name, np.where(invalid[:, channel], np.nan, signal), abs(1 / (factor * millivolts)), unit
+
+
+def _lead_name(definition: Dataset) -> str:
+    """Lead by its code (MDC 2:n or SCPECG 5.6.3-9-n; PS3.16 CID 3001), else by the name of the code or the channel."""
+    code = definition.ChannelSourceSequence[0] if definition.get("ChannelSourceSequence") else Dataset()
+    number = re.fullmatch(r"(?:2:|5\.6\.3-9-)(\d{1,3})", str(code.get("CodeValue", "")))
+    if number and int(number[1]) in LEAD_CODES:
+        return LEAD_CODES[int(number[1])]
+    return str(code.get("CodeMeaning") or definition.get("ChannelLabel") or "no name")[:40]

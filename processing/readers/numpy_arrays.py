@@ -1,0 +1,112 @@
+"""NumPy files: `.npz` with the arrays that `merit-ecg convert` writes, and bare `.npy` arrays with the facts stated.
+
+Layout of the `.npz`: `signal` (leads, samples), `sampling_rate` in Hz, `leads` (names), `units`. Pickled objects are
+never read.
+"""
+
+import zipfile
+from io import BytesIO
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from .record import EcgRecord
+from .source import MAX_FILE_BYTES, EcgFormatError, Source, check_size, millivolts_per
+
+KEYS = ("signal", "sampling_rate", "leads", "units")
+OPTIONAL_KEYS = ("record_id", "age", "sex")
+
+
+def matches(head: bytes, name: str) -> bool:
+    """Say whether a file is one NumPy array, or an archive whose first member is one."""
+    return head.startswith(b"\x93NUMPY") or (head.startswith(b"PK\x03\x04") and b".npy" in head[30:128])
+
+
+def read(source: Source) -> EcgRecord:
+    """Read an `.npz` or `.npy` file.
+
+    Raises:
+        EcgFormatError: If the file is damaged, holds objects, or leaves open its rate, leads or unit.
+    """
+    arrays = {"signal": _array(source.data, source.name)} if source.head[:1] == b"\x93" else _archive(source)
+    stated = {"sampling_rate": source.sampling_rate, "leads": source.leads, "units": source.units}
+    for key, value in stated.items():
+        if key not in arrays and value is None:
+            raise EcgFormatError(
+                f"{source.name} does not say its {key}: an array of numbers does not. State "
+                f"{', '.join(f'`{k}=`' for k in stated)}, "
+                f"or save an .npz file with the arrays {', '.join(KEYS)}."
+            )
+    signal = arrays["signal"]
+    if signal.ndim != 2 or signal.dtype.kind not in "iuf":
+        raise EcgFormatError(
+            f"Expected a signal of numbers (leads, samples), got {signal.dtype} of shape {signal.shape}."
+        )
+    names = [str(name) for name in np.atleast_1d(arrays["leads"])] if "leads" in arrays else list(source.leads)
+    if len(names) != len(signal):
+        raise EcgFormatError(
+            f"Expected a signal (leads, samples) with a row for each of the {len(names)} leads, got {signal.shape}. "
+            "Transpose an array of shape (samples, leads) before saving it."
+        )
+    check_size(*signal.shape, source.name)
+    chosen = source.choose_leads(names)
+    unit = str(arrays["units"]) if "units" in arrays else source.units
+    scale = millivolts_per(unit)
+    try:
+        rate = float(arrays["sampling_rate"]) if "sampling_rate" in arrays else source.sampling_rate
+        age = float(arrays["age"]) if "age" in arrays else None
+    except (TypeError, ValueError):
+        raise EcgFormatError(f"{source.name}: expected one number each for sampling_rate and age.") from None
+    with np.errstate(over="ignore"):
+        millivolts = (signal[list(chosen)].astype(np.float64) * scale).astype(np.float32)
+    return EcgRecord(
+        millivolts,
+        rate,
+        tuple(chosen.values()),
+        record_id=str(arrays["record_id"]) if "record_id" in arrays else Path(source.name).stem,
+        age=age,
+        sex=str(arrays["sex"]) if str(arrays.get("sex")) in ("male", "female") else None,
+        unit=unit,
+        source=str(source.path) if source.path else None,
+    )
+
+
+def _archive(source: Source) -> dict[str, np.ndarray]:
+    try:
+        with zipfile.ZipFile(BytesIO(source.data)) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            missing = [key for key in KEYS[:1] if key not in members]
+            if missing:
+                raise EcgFormatError(f"{source.name} holds {sorted(members)}; expected the arrays {', '.join(KEYS)}.")
+            wanted = {key: info for key, info in members.items() if key in (*KEYS, *OPTIONAL_KEYS)}
+            if sum(info.file_size for info in wanted.values()) > MAX_FILE_BYTES:
+                raise EcgFormatError(
+                    f"{source.name} unpacks to more than {MAX_FILE_BYTES} bytes. Split the recording."
+                )
+            return {key: _array(archive.read(info), f"{source.name}: {key}") for key, info in wanted.items()}
+    except EcgFormatError:
+        raise
+    except Exception as error:  # a damaged archive raises from zipfile, zlib and struct
+        raise EcgFormatError(f"{source.name} is a damaged .npz file: {error}.") from error
+
+
+def _array(content: bytes, name: str) -> np.ndarray:
+    """Read one array, after comparing the size that its header claims with the bytes that are there."""
+    stream = BytesIO(content)
+    try:
+        version = np.lib.format.read_magic(stream)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
+            version
+        ]
+        shape, _, dtype = read_header(stream)
+    except Exception as error:  # a damaged header raises whatever its parser meets
+        raise EcgFormatError(f"{name} is no NumPy array: {error}.") from error
+    expected = prod(shape) * dtype.itemsize
+    if dtype.hasobject or expected != len(content) - stream.tell():
+        raise EcgFormatError(
+            f"{name}: the array of {dtype} and shape {shape} takes {expected} bytes, the file has "
+            f"{len(content) - stream.tell()}. "
+            "It is truncated, or holds Python objects, which are never read."
+        )
+    return np.load(BytesIO(content), allow_pickle=False)

@@ -1,0 +1,199 @@
+"""What a reader returns: `EcgRecord`, or a `Recording` that is read in pieces."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.signal import resample_poly
+
+from ..leads import canonical_leads
+from .source import MAX_SAMPLING_RATE, MILLIVOLTS_PER_UNIT, EcgFormatError, Source, check_size, millivolts_per
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class EcgRecord:
+    """One ECG recording, free of direct identifiers (no name, no patient number, no birth date).
+
+    Args:
+        signal (`np.ndarray` of shape `(leads, samples)`): float32, in millivolts; NaN where the file marks a sample
+            invalid.
+        sampling_rate (`float`): Hz.
+        leads (`tuple[str, ...]`): Canonical lead names (`modeling_merit.processing.leads`), in the order of the rows.
+        record_id (`str`, *optional*): Name of the record, usually the file name without extension.
+        start_time (`datetime`, *optional*): Time of the first sample.
+        age (`float`, *optional*): Years.
+        sex (`str`, *optional*): `"male"` or `"female"`.
+        device (`str`, *optional*): Manufacturer and model.
+        unit (`str`): Unit of voltage in the file.
+        gain (`float`, *optional*): ADC units per millivolt in the file, when one number holds for all leads.
+        filters (`str`, *optional*): Filters that the file declares.
+        source (`str`, *optional*): Path of the file.
+        notes (`tuple[str, ...]`): What a careful reader should know: channels left out, samples marked invalid.
+
+    Raises:
+        EcgFormatError: If the fields contradict each other.
+
+    Example:
+
+    >>> record = EcgRecord(np.zeros((2, 1000)), sampling_rate=500, leads=("I", "II"))
+    >>> record.duration_s, record.select(["II"]).leads, record.resample(100).n_samples
+    (2.0, ('II',), 200)
+    """
+
+    signal: np.ndarray = field(repr=False)
+    sampling_rate: float
+    leads: tuple[str, ...]
+    record_id: str | None = None
+    start_time: datetime | None = None
+    age: float | None = None
+    sex: str | None = None
+    device: str | None = None
+    unit: str = "mV"
+    gain: float | None = None
+    filters: str | None = None
+    source: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        signal = np.asarray(self.signal, dtype=np.float32)
+        if signal.ndim != 2 or signal.shape[0] != len(self.leads):
+            raise EcgFormatError(f"Expected a signal of shape ({len(self.leads)} leads, samples), got {signal.shape}.")
+        check_size(*signal.shape, what="The record")
+        if np.isinf(signal).any():
+            raise EcgFormatError("Expected finite samples or NaN, got infinity.")
+        rate = float(self.sampling_rate)
+        if not 0 < rate <= MAX_SAMPLING_RATE:
+            raise EcgFormatError(
+                f"Expected a sampling rate above 0 and at most {MAX_SAMPLING_RATE:.0f} Hz, got {rate:g}."
+            )
+        try:
+            leads = canonical_leads(self.leads)
+        except ValueError as error:
+            raise EcgFormatError(str(error)) from None
+        for name, value in (
+            ("signal", signal),
+            ("sampling_rate", rate),
+            ("leads", leads),
+            ("notes", tuple(self.notes)),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def n_samples(self) -> int:
+        """Samples per lead."""
+        return self.signal.shape[1]
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.n_samples / self.sampling_rate
+
+    def select(self, leads: Sequence[str]) -> "EcgRecord":
+        """Return the record with only these leads, in this order.
+
+        Raises:
+            ValueError: If a lead is unknown or not in the record.
+        """
+        wanted = canonical_leads(leads)
+        missing = [lead for lead in wanted if lead not in self.leads]
+        if missing:
+            raise ValueError(f"Expected leads of the record ({', '.join(self.leads)}), got {', '.join(missing)}.")
+        return replace(self, signal=self.signal[[self.leads.index(lead) for lead in wanted]], leads=wanted)
+
+    def crop(self, start_s: float, stop_s: float) -> "EcgRecord":
+        """Return the record from `start_s` to `stop_s` seconds.
+
+        Raises:
+            ValueError: If the interval is empty or does not lie within the record.
+        """
+        start, stop = round(start_s * self.sampling_rate), round(stop_s * self.sampling_rate)
+        if not 0 <= start < stop <= self.n_samples:
+            raise ValueError(f"Expected 0 <= start < stop <= {self.duration_s:g} s, got {start_s:g} and {stop_s:g}.")
+        return replace(self, signal=self.signal[:, start:stop])
+
+    def resample(self, rate: float) -> "EcgRecord":
+        """Return the record at another sampling rate in Hz, by polyphase filtering (`scipy.signal.resample_poly`).
+
+        Invalid samples are bridged linearly for the filter and are NaN again in the result.
+        """
+        if rate == self.sampling_rate:
+            return self
+        if not 0 < rate <= MAX_SAMPLING_RATE:
+            raise ValueError(f"Expected a rate above 0 and at most {MAX_SAMPLING_RATE:.0f} Hz, got {rate}.")
+        return replace(self, signal=resample(self.signal, self.sampling_rate, rate), sampling_rate=rate)
+
+    def to_wfdb(self, folder: str | Path) -> Path:
+        """Write `<record_id>.hea` and `.dat` to a folder and return the path of the header."""
+        from .write import write_wfdb
+
+        return write_wfdb(self, Path(folder))
+
+    def to_edf(self, path: str | Path) -> Path:
+        """Write an EDF+ file, 16 bits per sample, and return its path."""
+        from .write import write_edf
+
+        return write_edf(self, Path(path))
+
+    def plot(self, path: str | Path | None = None) -> "Figure":
+        """Draw the record on ECG paper with `modeling_merit.processing.plotting.plot_ecg`."""
+        from ..plotting import plot_ecg
+
+        return plot_ecg(self, path)
+
+
+def resample(signal: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
+    """Resample `(leads, samples)` from `rate` to `new_rate` Hz, NaN staying NaN.
+
+    Example:
+
+    >>> resample(np.ones((1, 1000)), 500, 100).shape
+    (1, 200)
+    """
+    ratio = Fraction(new_rate / rate).limit_denominator(10_000)
+    if ratio == 0:
+        raise ValueError(f"Cannot resample from {rate:g} to {new_rate:g} Hz: the ratio is below 1 in 10000.")
+    invalid = np.isnan(signal)
+    time = np.arange(signal.shape[1])
+    bridged = np.array(signal, dtype=np.float64)
+    for row, bad in zip(bridged, invalid):
+        if bad.any():
+            row[bad] = np.interp(time[bad], time[~bad], row[~bad]) if not bad.all() else 0.0
+    # The line through the ends is taken off before filtering: a record with an offset would ring at both ends.
+    result = resample_poly(bridged, ratio.numerator, ratio.denominator, axis=1, padtype="line").astype(np.float32)
+    nearest = np.minimum((np.arange(result.shape[1]) * rate / new_rate).round().astype(int), signal.shape[1] - 1)
+    result[invalid[:, nearest]] = np.nan
+    return result
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording opened for reading in pieces.
+
+    Args:
+        n_frames (`int`): Length in frames; a frame is the time in which the slowest channel gives one sample.
+        frame_rate (`float`): Frames per second.
+        read (callable): `read(start, stop)` returns the frames `start` to `stop` as an `EcgRecord`.
+    """
+
+    n_frames: int
+    frame_rate: float
+    read: Callable[[int, int], "EcgRecord"]
+
+
+__all__ = [
+    "MILLIVOLTS_PER_UNIT",
+    "EcgFormatError",
+    "EcgRecord",
+    "Recording",
+    "Source",
+    "check_size",
+    "millivolts_per",
+    "resample",
+]

@@ -1,0 +1,131 @@
+"""Reading XML of unknown origin: no entities, nothing fetched, bounded size, depth and number of elements."""
+
+import base64
+import binascii
+import re
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+
+from defusedxml.common import DefusedXmlException
+from defusedxml.ElementTree import DefusedXMLParser
+
+from .record import EcgFormatError
+
+MAX_XML_BYTES = 2**25
+"""Largest XML file parsed (32 MiB); a 10 s recording has below 1 MB."""
+
+MAX_DEPTH = 64
+"""Deepest nesting of elements; the deepest of the known formats (HL7 aECG) reaches about 20."""
+
+MAX_ELEMENTS = 500_000
+"""Most elements; an export with all measurements has some thousands."""
+
+
+class _BoundedBuilder(TreeBuilder):
+    """Builds the tree without namespaces, and stops at the limits instead of when the memory is full."""
+
+    def __init__(self):
+        super().__init__()
+        self.depth = 0
+        self.elements = 0
+
+    def start(self, tag: str, attributes: dict[str, str]) -> Element:
+        self.depth += 1
+        self.elements += 1
+        if self.depth > MAX_DEPTH or self.elements > MAX_ELEMENTS:
+            raise EcgFormatError(
+                f"Expected XML at most {MAX_DEPTH} levels deep with at most {MAX_ELEMENTS} elements, got more. "
+                "This is no ECG export."
+            )
+        return super().start(_local(tag), {_local(name): value for name, value in attributes.items()})
+
+    def end(self, tag: str) -> Element:
+        self.depth -= 1
+        return super().end(_local(tag))
+
+
+def parse_xml(data: bytes, root: str) -> Element:
+    """Parse an XML file and check the name of its root element.
+
+    A document type line is accepted, because GE MUSE writes one, but the file it names is not opened; entity
+    declarations are refused. Namespace prefixes are dropped from element and attribute names.
+
+    Args:
+        data (`bytes`): The file, in any encoding that it declares.
+        root (`str`): Expected name of the root element.
+
+    Returns:
+        `xml.etree.ElementTree.Element`: The root element.
+
+    Raises:
+        EcgFormatError: If the file is not well-formed, declares entities, exceeds the limits, or has another root.
+
+    Example:
+
+    >>> parse_xml(b'<a xmlns="urn:x"><b y="1"/></a>', "a").find("b").get("y")
+    '1'
+    """
+    if len(data) > MAX_XML_BYTES:
+        raise EcgFormatError(
+            f"Expected an XML file of at most {MAX_XML_BYTES} bytes, got {len(data)}. Split the file."
+        )
+    parser = DefusedXMLParser(target=_BoundedBuilder(), forbid_dtd=False, forbid_entities=True, forbid_external=True)
+    try:
+        parser.feed(data)
+        element = parser.close()
+    except EcgFormatError:
+        raise
+    except DefusedXmlException as error:
+        raise EcgFormatError(f"Expected XML without entity declarations, got {type(error).__name__}.") from None
+    except (ParseError, ValueError, LookupError) as error:
+        raise EcgFormatError(f"Expected well-formed XML, got: {error}. The file is damaged or cut short.") from None
+    if element.tag != root:
+        raise EcgFormatError(f"Expected the root element <{root}>, got <{element.tag[:40]}>.")
+    return element
+
+
+def has_root(head: bytes, name: str) -> bool:
+    """Return whether the first bytes of a file look like XML with the root element `name`.
+
+    Example:
+
+    >>> has_root(b'<?xml version="1.0"?><!-- export --><RestingECG>', "RestingECG")
+    True
+    """
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        text = head.decode("utf-16", errors="ignore")
+    else:
+        text = head.decode("utf-8-sig", errors="ignore")
+    return text.lstrip()[:1] == "<" and re.search(rf"<(\w+:)?{name}[\s/>]", text) is not None
+
+
+def text_of(element: Element, path: str) -> str:
+    """Return the stripped text below `path`, which has to be there.
+
+    Raises:
+        EcgFormatError: If there is no such element or it is empty.
+    """
+    text = (element.findtext(path) or "").strip()
+    if not text:
+        raise EcgFormatError(f"Expected <{path}> with a value in <{element.tag}>, found none.")
+    return text
+
+
+def base64_samples(text: str | None, what: str) -> bytes:
+    """Return the bytes of base64 text with line breaks; other foreign characters are an error, not skipped.
+
+    Raises:
+        EcgFormatError: If the text is not base64.
+
+    Example:
+
+    >>> base64_samples(" AQA=\\n", "lead I")
+    b'\\x01\\x00'
+    """
+    try:
+        return base64.b64decode("".join((text or "").split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise EcgFormatError(f"Expected base64 samples of {what}, got: {error}. The file is damaged.") from None
+
+
+def _local(name: str) -> str:
+    return name.rsplit("}", 1)[-1]
