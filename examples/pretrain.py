@@ -2,8 +2,8 @@
 
     accelerate launch examples/pretrain.py --dataset ptb_xl --data_dir PTB_XL_FOLDER --output_dir merit-ecg
 
-Trains on folds 1-8, validates on fold 9 after each epoch, and leaves in the output folder the model of the epoch with the
-lowest validation loss, its processor, the code to load both without this package, `train_log.jsonl` and
+Trains on folds 1-8, validates on fold 9 after each epoch, and leaves in the output folder the model of the epoch with
+the lowest validation loss, its processor, the code to load both without this package, `train_log.jsonl` and
 `pretraining_results.json`. `--resume_from_checkpoint latest` goes on exactly where an interrupted run saved.
 """
 
@@ -43,9 +43,11 @@ class JsonLinesTracker(GeneralTracker):
     name = "jsonl"
     requires_logging_directory = False
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, keep: bool):
         super().__init__()
         self.path = path
+        if not keep:
+            path.unlink(missing_ok=True)
 
     @property
     def tracker(self):
@@ -62,8 +64,8 @@ class JsonLinesTracker(GeneralTracker):
 
 
 class EcgReportPairs(Dataset):
-    """Whole batches of model inputs. The random numbers of a batch follow from seed, epoch and first record alone, so that a
-    resumed run, or one with more workers, sees the same augmentations."""
+    """Whole batches of model inputs. The random numbers of a batch follow from seed, epoch and first record alone, so
+    that a resumed run, or one with more workers, sees the same augmentations."""
 
     def __init__(self, table, processor, args, train):
         self.view, self.processor, self.args, self.train, self.epoch = SignalView(table), processor, args, train, 0
@@ -86,7 +88,13 @@ class EcgReportPairs(Dataset):
         if self.train and not args.no_augmentation:
             rng = np.random.default_rng([args.seed, self.epoch, indices[0]])
             signals, mask = augment_ecg(
-                signals, rng, sampling_rate=rate, crop_seconds=crop, lead_dropout=args.lead_dropout
+                signals,
+                rng,
+                sampling_rate=rate,
+                crop_seconds=crop,
+                lead_dropout=args.lead_dropout,
+                noise_mv=args.noise_mv,
+                wander_mv=args.wander_mv,
             )
         elif crop:
             signals = signals[..., : round(crop * rate)]
@@ -128,7 +136,7 @@ def parse_args():
     add("--max_train_steps", type=int, help="Stop after so many optimiser steps; overrides --epochs.")
     add("--batch_size", type=int, default=128, help="Pairs per process and forward pass.")
     add("--gradient_accumulation_steps", type=int, default=1)
-    add("--learning_rate", type=float, default=1e-3)
+    add("--learning_rate", type=float, default=2e-3)
     add("--weight_decay", type=float, default=0.05)
     add("--warmup_ratio", type=float, default=0.08)
     add("--max_grad_norm", type=float, default=1.0)
@@ -138,6 +146,13 @@ def parse_args():
     add("--contrastive_weight", type=float, default=1.0, help="0 switches the alignment with reports off.")
     add("--crop_seconds", type=float, default=5.0, help="Length of the random pieces trained on.")
     add("--lead_dropout", type=float, default=0.5, help="Probability that a record loses some of its leads.")
+    add("--noise_mv", type=float, default=0.0, help="Largest added white noise; it also enters what is reconstructed.")
+    add(
+        "--wander_mv",
+        type=float,
+        default=0.0,
+        help="Largest added baseline wander; it also enters what is reconstructed.",
+    )
     add("--normalization", default="none", choices=("none", "lead_zscore", "record_zscore"))
     add("--no_augmentation", action="store_true")
     add("--mixed_precision", choices=("no", "bf16", "fp16"), help="Default: as `accelerate config` says.")
@@ -228,7 +243,7 @@ def build(args, train_table, device):
 
 @torch.no_grad()
 def validate(model, loader, accelerator, seed):
-    """Mean of every term over the validation batches, with the same masks each time and no change of the training's."""
+    """Mean of every term over the validation batches, with the same masks each time and no effect on the training."""
     model.eval()
     sums, devices = {}, [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -245,7 +260,7 @@ def validate(model, loader, accelerator, seed):
 def main():
     args = parse_args()
     origin = provenance(seed=args.seed)  # now: the code on disk may change during a long run
-    tracker = JsonLinesTracker(args.output_dir / "train_log.jsonl")
+    tracker = JsonLinesTracker(args.output_dir / "train_log.jsonl", keep=bool(args.resume_from_checkpoint))
     one_branch = not (args.reconstruction_weight and args.contrastive_weight)
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,

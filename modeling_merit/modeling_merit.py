@@ -1,8 +1,9 @@
 """PyTorch MERIT models: an ECG encoder, an ECG-text dual encoder, their pre-training and an ECG classifier.
 
-Independent implementation of the idea of "Information-theoretic Multimodal Representation Learning for Electrocardiogram
-Signals" (arXiv:2605.27583). Masked modelling follows masked autoencoders (He et al., 2022), alignment follows CLIP (Radford et
-al., 2021); `objective_merit.py` says what they bound. The decoder never sees text and no attention goes from text to the ECG.
+Independent implementation of the idea of "Information-theoretic Multimodal Representation Learning for
+Electrocardiogram Signals" (arXiv:2605.27583). Masked modelling follows masked autoencoders (He et al., 2022),
+alignment follows CLIP (Radford et al., 2021); `objective_merit.py` says what they bound. The decoder never sees text
+and no attention goes from text to the ECG.
 """
 
 import copy
@@ -80,12 +81,14 @@ class MeritForPreTrainingOutput(ModelOutput):
     """Output of [`MeritForPreTraining`]; what belongs to a branch that is switched off is `None`.
 
     Args:
-        loss (`torch.FloatTensor`): `reconstruction_weight · reconstruction_loss + contrastive_weight · contrastive_loss`.
+        loss (`torch.FloatTensor`): `reconstruction_weight · reconstruction_loss + contrastive_weight ·
+            contrastive_loss`.
         reconstruction_loss (`torch.FloatTensor`): Mean-square error on hidden, standardised patches.
         contrastive_loss (`torch.FloatTensor`): Symmetric InfoNCE in nats.
         reconstruction_information (`torch.FloatTensor`): `½ log(1 / reconstruction_loss)`, nats per hidden sample.
         text_information (`torch.FloatTensor`): `log B - contrastive_loss`, a lower bound in nats on I(Z;T).
-        reconstruction (`torch.FloatTensor` of shape `(batch, tokens, patch_length)`): Standardised patches as predicted.
+        reconstruction (`torch.FloatTensor` of shape `(batch, tokens, patch_length)`): Standardised patches as
+            predicted.
         hidden_patches (`torch.BoolTensor` of shape `(batch, tokens)`): Patches that the encoder did not see.
         ecg_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): Unit vectors.
         text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): Unit vectors.
@@ -125,7 +128,7 @@ class MeritEcgPositions(nn.Module):
 
 
 class MeritEcgEmbeddings(nn.Module):
-    """Patches to tokens: LayerNorm, Linear, LayerNorm of the shape, plus mean and spread of the patch, plus its place."""
+    """Patches to tokens: their normalised shape through a linear layer, plus their mean and spread, plus their place."""
 
     def __init__(self, config: MeritEcgConfig):
         super().__init__()
@@ -241,7 +244,7 @@ class MeritDecoder(nn.Module):
         self.prediction = nn.Linear(config.decoder_hidden_size, decoder_config.patch_length)
 
     def forward(self, encoded: torch.Tensor, visible: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, visible, hidden) and their places among the tokens that `token_mask` counts to (batch, tokens, patch)."""
+        """(batch, visible, hidden) and the places of the visible among all tokens to (batch, tokens, patch_length)."""
         batch, tokens = token_mask.shape
         embedded = self.embedding(encoded)
         index = visible[..., None].expand_as(embedded)
@@ -272,7 +275,15 @@ class MeritPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, MeritModel):
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, MeritEcgAttention):
+            # Equal keys and queries let a token look from the start at the same moment in other leads and at the same
+            # lead at other moments (mimetic initialisation, Trockman and Kolter, 2023); without it masked modelling
+            # stayed at the error of a constant prediction for the first hundreds of steps.
+            init.orthogonal_(module.q_proj.weight)
+            init.copy_(module.k_proj.weight, module.q_proj.weight)
+        elif isinstance(module, MeritModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
         elif isinstance(module, MeritDecoder):
             init.normal_(module.mask_token, std=self.config.initializer_range)
@@ -282,7 +293,8 @@ class MeritPreTrainedModel(PreTrainedModel):
         """Load weights as `PreTrainedModel.from_pretrained` does, but never leave a part of a tower at random values.
 
         Raises:
-            OSError: If the checkpoint lacks weights of this model other than those of a head or decoder that a user trains.
+            OSError: If the checkpoint lacks weights of this model other than those of a head or decoder that a user
+            trains.
         """
         if cls._checkpoint_keys:
             kwargs.setdefault("key_mapping", cls._checkpoint_keys)
@@ -290,8 +302,8 @@ class MeritPreTrainedModel(PreTrainedModel):
         missing = sorted(key for key in info["missing_keys"] if not key.startswith(cls._new_modules or ("\0",)))
         if missing:
             raise OSError(
-                f"Expected {pretrained_model_name_or_path} to hold all weights of {cls.__name__}, but {len(missing)} are "
-                f"missing, such as {', '.join(missing[:3])}. Load it with the class it was saved from."
+                f"Expected {pretrained_model_name_or_path} to hold all weights of {cls.__name__}, but {len(missing)} "
+                f"are missing, such as {', '.join(missing[:3])}. Load it with the class it was saved from."
             )
         return (model, info) if output_loading_info else model
 
@@ -342,14 +354,15 @@ class MeritEcgModel(MeritPreTrainedModel):
         Raises:
             ValueError: If a shape is not (batch, leads, samples) with the leads of the configuration.
         """
-        if input_values.ndim != 3 or input_values.shape[1] != len(self.config.leads):
+        if input_values.ndim != 3 or input_values.shape[1] != len(self.config.leads) or not input_values.shape[2]:
             raise ValueError(
                 f"Expected `input_values` of shape (batch, {len(self.config.leads)}, samples) with the rows "
-                f"{', '.join(self.config.leads)}, got {tuple(input_values.shape)}. Use the feature extractor to prepare it."
+                f"{', '.join(self.config.leads)}, got {tuple(input_values.shape)}. Prepare it with the feature extractor."
             )
         if ecg_mask is not None and ecg_mask.shape != input_values.shape:
             raise ValueError(
-                f"Expected `ecg_mask` of the shape of `input_values`, {tuple(input_values.shape)}, got {tuple(ecg_mask.shape)}."
+                f"Expected `ecg_mask` of the shape of `input_values`, {tuple(input_values.shape)}, got "
+                f"{tuple(ecg_mask.shape)}."
             )
         padding = -input_values.shape[2] % self.config.patch_length
         if padding:
@@ -375,7 +388,8 @@ class MeritEcgModel(MeritPreTrainedModel):
         r"""
         Args:
             input_values (`torch.FloatTensor` of shape `(batch, leads, samples)`):
-                ECG in mV (or as the feature extractor normalises it) at `config.sampling_rate`, rows as `config.leads`.
+                ECG in mV (or as the feature extractor normalises it) at `config.sampling_rate`, rows as
+                `config.leads`.
             ecg_mask (`torch.BoolTensor` of shape `(batch, leads, samples)`, *optional*):
                 True at real samples; what stands elsewhere (absent leads, padding) does not matter.
             visible_patches (`torch.LongTensor` of shape `(batch, visible)`, *optional*):
@@ -571,7 +585,7 @@ class MeritForPreTraining(MeritPreTrainedModel):
         if config.contrastive_weight and (input_ids is None or len(input_ids) != len(input_values)):
             raise ValueError(
                 f"Expected one report per ECG ({len(input_values)}), got "
-                f"{'none' if input_ids is None else len(input_ids)}. Set `contrastive_weight` to 0 to train without reports."
+                f"{'none' if input_ids is None else len(input_ids)}. Without reports, set `contrastive_weight` to 0."
             )
         terms = []
         masked = None
@@ -611,8 +625,9 @@ class MeritForPreTraining(MeritPreTrainedModel):
 class MeritForEcgClassification(MeritPreTrainedModel):
     """The ECG tower with a linear head on its pooled feature.
 
-    `problem_type` of the configuration chooses the loss: `"multi_label_classification"` (labels of 0 and 1, binary cross-entropy)
-    or `"single_label_classification"` (class numbers, cross-entropy). Loads the tower of any MERIT checkpoint.
+    `problem_type` of the configuration chooses the loss: `"multi_label_classification"` (labels of 0 and 1, binary
+    cross-entropy) or `"single_label_classification"` (class numbers, cross-entropy). Loads the tower of any MERIT
+    checkpoint.
 
     Example:
 
@@ -664,8 +679,8 @@ class MeritForEcgClassification(MeritPreTrainedModel):
                 loss = nn.functional.cross_entropy(logits.float(), labels)
             else:
                 raise ValueError(
-                    "Expected `config.problem_type` 'multi_label_classification' or 'single_label_classification', got "
-                    f"{self.config.problem_type!r}."
+                    "Expected `config.problem_type` 'multi_label_classification' or 'single_label_classification', "
+                    f"got {self.config.problem_type!r}."
                 )
         return SequenceClassifierOutput(
             loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions

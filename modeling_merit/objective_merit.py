@@ -1,14 +1,15 @@
 """The MERIT objective: masked ECG modelling and ECG-report contrast, each a lower bound on an information.
 
 With X the ECG, T its report and Z the representation, which depends on the data through X alone, the objective
-`α I(Z;X) + β I(Z;T)` equals `(α + β) I(Z;T) + α I(Z;X|T)`: what the report says, plus what only the signal knows. Both terms
-have tractable bounds:
+`α I(Z;X) + β I(Z;T)` equals `(α + β) I(Z;T) + α I(Z;X|T)`: what the report says, plus what only the signal knows.
+Both terms have tractable bounds:
 
-* masked modelling (Barber and Agakov, 2003, on random patches): `H(X_M) + E log q(X_M | Z_V) ≤ I(Z_V; X_M)`; for a Gaussian
-  decoder the bound is `-MSE / 2σ²` up to a constant;
+* masked modelling (Barber and Agakov, 2003, on random patches): `H(X_M) + E log q(X_M | Z_V) ≤ I(Z_V; X_M)`; for a
+  Gaussian decoder the bound is `-MSE / 2σ²` up to a constant;
 * contrast (InfoNCE, van den Oord et al., 2018): `log B - L_nce ≤ I(Z;T)`, never above log B.
 
-The loss is `reconstruction_weight · MSE + contrastive_weight · L_nce`. Plain functions; no function here holds weights.
+The loss is `reconstruction_weight · MSE + contrastive_weight · L_nce`. Plain functions; no function here holds
+weights.
 """
 
 import torch
@@ -17,7 +18,7 @@ from torch import nn
 
 
 class AllGather(torch.autograd.Function):
-    """Concatenates a tensor over the processes; the backward gives each process the summed gradient of its own rows."""
+    """Concatenates a tensor over the processes; the backward gives each one the summed gradient of its own rows."""
 
     @staticmethod
     def forward(ctx, tensor):
@@ -63,8 +64,8 @@ def random_masking(valid: torch.Tensor, mask_ratio: float) -> tuple[torch.Tensor
         mask_ratio (`float`): `int(patches · mask_ratio)` patches of every lead are hidden, but at least one stays.
 
     Returns:
-        `tuple(torch.LongTensor, torch.BoolTensor)`: The numbers of the visible patches, `(batch, leads · visible)`, ascending
-        within a lead, and the hidden valid ones as a mask of shape `(batch, leads · patches)`.
+        `tuple(torch.LongTensor, torch.BoolTensor)`: The numbers of the visible patches, `(batch, leads · visible)`,
+        ascending within a lead, and the hidden valid ones as a mask of shape `(batch, leads · patches)`.
     """
     batch, leads, patches = valid.shape
     visible = max(1, patches - int(patches * mask_ratio))
@@ -102,10 +103,10 @@ def report_fingerprints(input_ids: torch.Tensor, attention_mask: torch.Tensor | 
     Returns:
         `torch.LongTensor` of shape `(batch,)`.
     """
-    positions = torch.arange(1, input_ids.shape[1] + 1, device=input_ids.device)
-    multipliers = positions * 0x5851F42D4C957F2D + 0x14057B7EF767814F | 1
+    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
+    multipliers = real.cumsum(dim=1) * 0x5851F42D4C957F2D + 0x14057B7EF767814F | 1
     multipliers = multipliers ^ (multipliers >> 29)
-    tokens = input_ids.long() + 1 if attention_mask is None else (input_ids.long() + 1) * attention_mask.long()
+    tokens = (input_ids.long() + 1) * real
     return (tokens * (multipliers | 1)).sum(dim=1)
 
 
@@ -115,7 +116,7 @@ def contrastive_loss(
     logit_scale: torch.Tensor,
     fingerprints: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Symmetric InfoNCE of the local pairs against the pairs of every process; equal reports are positives of each other.
+    """Symmetric InfoNCE of local pairs against those of all processes; equal reports are positives of each other.
 
     The mean over processes of this loss, and of its gradient, is that of one process with the whole batch. Targets are
     uniform over the pairs of equal `fingerprints`.
@@ -139,27 +140,29 @@ def contrastive_loss(
         # Distinct over processes, too: the rank is the high half of the number.
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         fingerprints = torch.arange(len(ecg_embeds), device=ecg_embeds.device) + (rank << 32)
-    all_ecg, all_text, all_fingerprints = ecg_embeds.float(), text_embeds.float(), fingerprints
+    # Logits up to 100 need more than the 8 bits of a bfloat16 mantissa.
+    dtype = torch.promote_types(ecg_embeds.dtype, torch.float32)
+    ecg_embeds, text_embeds = ecg_embeds.to(dtype), text_embeds.to(dtype)
+    all_ecg, all_text, all_fingerprints = ecg_embeds, text_embeds, fingerprints
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         all_ecg, all_text = AllGather.apply(all_ecg), AllGather.apply(all_text)
         all_fingerprints = AllGather.apply(fingerprints)
-    equal = (fingerprints[:, None] == all_fingerprints[None, :]).float()
+    equal = (fingerprints[:, None] == all_fingerprints[None, :]).to(dtype)
     targets = equal / equal.sum(dim=1, keepdim=True)
-    # Logits up to 100 need more than the 8 bits of a bfloat16 mantissa.
     with torch.autocast(ecg_embeds.device.type, enabled=False):
-        per_ecg = nn.functional.cross_entropy(logit_scale.float() * ecg_embeds.float() @ all_text.T, targets)
-        per_text = nn.functional.cross_entropy(logit_scale.float() * text_embeds.float() @ all_ecg.T, targets)
+        per_ecg = nn.functional.cross_entropy(logit_scale.to(dtype) * ecg_embeds @ all_text.T, targets)
+        per_text = nn.functional.cross_entropy(logit_scale.to(dtype) * text_embeds @ all_ecg.T, targets)
     return (per_ecg + per_text) / 2
 
 
 def text_information(contrastive: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """Lower bound `log B - L_nce` on I(Z;T) in nats, B being the global batch size (van den Oord et al., 2018, eq. 5)."""
+    """Lower bound `log B - L_nce` on I(Z;T) in nats for the global batch B (van den Oord et al., 2018, eq. 5)."""
     processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     return torch.log(torch.tensor(float(batch_size * processes), device=contrastive.device)) - contrastive
 
 
 def reconstruction_information(mse: torch.Tensor) -> torch.Tensor:
-    """Information `½ log(1 / MSE)` in nats that the visible patches give on one hidden, standardised, Gaussian sample."""
+    """`½ log(1 / MSE)`: nats that the visible patches give on one hidden, standardised, Gaussian sample."""
     return -0.5 * torch.log(mse)
 
 

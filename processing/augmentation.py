@@ -21,30 +21,32 @@ def augment_ecg(
         rng (`np.random.Generator`): Source of randomness; the same generator gives the same result.
         sampling_rate (`float`): Rate in Hz.
         crop_seconds (`float`, *optional*): Length of a random piece, the same piece in all leads; `None` keeps all.
-        gain_jitter (`float`, defaults to 0.1): Standard deviation of the logarithm of one gain per record, so that the ratios
-            of leads, and with them the electrical axis, stay as they are.
-        wander_mv (`float`, defaults to 0.1): Largest amplitude in mV of a baseline wander of 0.05 to 0.5 Hz in each lead.
+        gain_jitter (`float`, defaults to 0.1): Standard deviation of the logarithm of one gain per record, so that
+            the ratios of leads, and with them the electrical axis, stay as they are.
+        wander_mv (`float`, defaults to 0.1): Largest amplitude in mV of a baseline wander of 0.05 to 0.5 Hz in each
+            lead.
         noise_mv (`float`, defaults to 0.02): Largest standard deviation in mV of white noise.
-        lead_dropout (`float`, defaults to 0.5): Probability that a record loses a random number of its leads; at least one
-            lead always stays.
+        lead_dropout (`float`, defaults to 0.5): Probability that a record loses a random number of its leads; at
+            least one lead always stays.
 
     Returns:
-        `tuple(np.ndarray, np.ndarray)`: Signals, float32 of shape (batch, leads, samples of the crop), and the mask of the same
-        shape that is False on lost leads.
+        `tuple(np.ndarray, np.ndarray)`: Signals, float32 of shape (batch, leads, samples of the crop), and the mask
+        of the same shape that is False on lost leads.
 
     Raises:
         ValueError: If a crop longer than the signals is asked for.
 
     Example:
 
-    >>> signals, mask = augment_ecg(np.zeros((4, 12, 1000)), np.random.default_rng(0), sampling_rate=100, crop_seconds=5)
+    >>> ecgs, rng = np.zeros((4, 12, 1000)), np.random.default_rng(0)
+    >>> signals, mask = augment_ecg(ecgs, rng, sampling_rate=100, crop_seconds=5)
     >>> signals.shape, mask.any(axis=(1, 2)).tolist()
     ((4, 12, 500), [True, True, True, True])
     """
     batch, leads, samples = signals.shape
     length = samples if crop_seconds is None else round(crop_seconds * sampling_rate)
     if not 0 < length <= samples:
-        raise ValueError(f"Expected a crop of at most {samples / sampling_rate} s, got {crop_seconds} s.")
+        raise ValueError(f"Expected a crop above 0 and at most {samples / sampling_rate} s, got {crop_seconds} s.")
     starts = rng.integers(0, samples - length + 1, size=batch)
     out = np.stack([signal[:, start : start + length] for signal, start in zip(signals, starts)]).astype(np.float32)
     out *= np.exp(rng.normal(0, gain_jitter, size=(batch, 1, 1))).astype(np.float32)

@@ -22,10 +22,11 @@ NORMALIZATIONS = ("none", "lead_zscore", "record_zscore")
 NAN_POLICIES = ("raise", "interpolate", "mask")
 EXTRA_LEADS = ("raise", "drop")
 MILLIVOLTS = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}  # both Unicode characters for micro
-IMPLAUSIBLE_MV = (0.05, 20.0)  # largest peak-to-peak amplitude of a record: outside, the unit is probably wrong
+PLAUSIBLE_HZ = (10.0, 100_000.0)
+PLAUSIBLE_MV = (0.05, 20.0)  # largest peak-to-peak amplitude of a record: outside, the unit is probably wrong
 MIN_SCALE_MV = 1e-3  # deviations below the resolution of a recorder (1 µV) are not blown up by normalisation
-FLAT_MV = 0.01
-CLIP_SECONDS, CLIP_SAMPLES, CLIP_MV = 0.02, 4, 0.5
+FLAT_MV = 0.01  # peak to peak
+CLIP_SECONDS, CLIP_SAMPLES, CLIP_MV = 0.02, 4, 0.5  # time at the extreme, and the peak-to-peak amplitude it takes
 
 _canonical = lru_cache(maxsize=256)(canonical_leads)
 
@@ -55,7 +56,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             hypertrophy and low voltage are read from) or `"record_zscore"` (one mean and deviation per record).
         nan_policy (`str`, *optional*, defaults to `"raise"`):
             What to do with NaN samples: `"raise"` an error, `"interpolate"` them linearly within their lead, or
-            `"mask"` them. A lead without any valid sample counts as absent.
+            `"mask"` them. A lead without any valid sample is masked under both.
         derive_leads (`bool`, *optional*, defaults to `True`):
             Whether absent III, aVR, aVL and aVF are computed from I and II (Einthoven, Goldberger).
         extra_leads (`str`, *optional*, defaults to `"raise"`):
@@ -158,7 +159,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             - **input_values** -- float32 of shape `(ecgs, len(self.leads), samples)`.
             - **ecg_mask** -- bool of the same shape: `True` where a recorded sample stands, `False` for absent leads,
               padding and masked NaN. A derived lead counts as recorded where both I and II are.
-            - **quality** -- list of one `dict` per ECG: `sampling_rate` (Hz, as recorded), `duration_s`,
+            - **quality** -- list of one `dict` per ECG: `sampling_rate` (Hz, as recorded), `duration_s` (kept),
               `peak_to_peak_mv` (largest of all leads), `nan_fraction`, `flat_leads`, `clipped_leads`, `derived_leads`,
               `absent_leads`, `einthoven_residual_mv` (largest |I + III - II|; `None` unless all three were recorded)
               and `limb_lead_swap` (suspicion of exchanged limb electrodes; `None` unless I and II were recorded).
@@ -267,6 +268,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         leads, batch = self._known_leads(layout.leads, batch)
         with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite and is reported as such
             signal = batch.astype(np.float32) * np.float32(layout.millivolts)
+        missing = np.isnan(signal) if quality else None
         signal, invalid = _bridge_nan(signal, leads, indices, nan_policy)
         peak_to_peak = np.ptp(signal, axis=-1)
         _warn_amplitude(peak_to_peak.max(axis=-1), indices)
@@ -293,9 +295,9 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             if lead in rows:
                 values[:, row], mask[:, row] = rows[lead], valid[lead]
         values = self.normalize(values, None if mask.all() else mask)
-        if not quality:
+        if missing is None:
             return values, mask, []
-        flags = _quality(signal, invalid, leads, rate, peak_to_peak)
+        flags = _quality(signal, missing, leads, rate, peak_to_peak)
         for flag, present in zip(flags, np.any(mask, axis=-1).tolist()):
             flag["derived_leads"] = list(derived)
             flag["absent_leads"] = [lead for lead, is_present in zip(self.leads, present) if not is_present]
@@ -341,7 +343,10 @@ def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
 def _comparable(key: str, value: Any) -> Any:
     """Check a sampling rate, unit or lead list and return it as Hz, millivolts per unit or canonical names."""
     if key == "leads":
-        return _canonical((value,) if isinstance(value, str) else tuple(value))
+        try:
+            return _canonical((value,) if isinstance(value, str) else tuple(value))
+        except TypeError:
+            raise ValueError(f"Expected `leads` to be a list of lead names, got {value!r}.") from None
     if key == "units":
         if str(value).strip().lower() not in MILLIVOLTS:
             raise ValueError(
@@ -352,8 +357,9 @@ def _comparable(key: str, value: Any) -> Any:
         rate = math.nan if isinstance(value, (bool, str)) else float(value)
     except (TypeError, ValueError):
         rate = math.nan
-    if not 0 < rate < math.inf:
-        raise ValueError(f"Expected `sampling_rate` to be one positive number of Hz, got {value!r}.")
+    low, high = PLAUSIBLE_HZ
+    if not low <= rate <= high:
+        raise ValueError(f"Expected `sampling_rate` to be one number from {low:g} to {high:g} Hz, got {value!r}.")
     return rate
 
 
@@ -366,6 +372,8 @@ def _as_array(value: Any, name: str) -> np.ndarray:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         value = value.float() if value.is_floating_point() else value
+    if isinstance(value, np.ma.MaskedArray):
+        value = np.ma.filled(value.astype(np.float64), np.nan)
     try:
         array = np.asarray(value)
     except ValueError:
@@ -460,7 +468,7 @@ def _resample_invalid(invalid: np.ndarray, ratio: Fraction, samples: int) -> np.
 
 
 def _warn_amplitude(peak_to_peak: np.ndarray, indices: list[int]) -> None:
-    low, high = IMPLAUSIBLE_MV
+    low, high = PLAUSIBLE_MV
     odd = (peak_to_peak < low) | (peak_to_peak > high)
     if odd.any():
         first = int(odd.argmax())
@@ -472,22 +480,22 @@ def _warn_amplitude(peak_to_peak: np.ndarray, indices: list[int]) -> None:
 
 
 def _quality(
-    signal: np.ndarray, invalid: np.ndarray | None, leads: tuple[str, ...], rate: float, peak_to_peak: np.ndarray
+    signal: np.ndarray, missing: np.ndarray, leads: tuple[str, ...], rate: float, peak_to_peak: np.ndarray
 ) -> list[dict[str, Any]]:
     """Return the quality flags of `(ecgs, leads, samples)` in mV that need the signal as recorded."""
-    nan_fraction = np.zeros(len(signal)) if invalid is None else invalid.mean(axis=(1, 2))
     flat, clipped = peak_to_peak < FLAT_MV, _clipped(signal, rate) & (peak_to_peak > CLIP_MV)
     lead = {name: signal[:, i] for i, name in enumerate(leads)}
-    residual = np.abs(lead["I"] + lead["III"] - lead["II"]) if lead.keys() >= {"I", "II", "III"} else None
-    if residual is not None and invalid is not None:
-        residual = np.where(invalid[:, [leads.index(name) for name in ("I", "II", "III")]].any(axis=1), 0.0, residual)
+    residual = None
+    if lead.keys() >= {"I", "II", "III"}:
+        bridged = missing[:, [leads.index(name) for name in ("I", "II", "III")]].any(axis=1)
+        residual = np.where(bridged, 0.0, np.abs(lead["I"] + lead["III"] - lead["II"]))
     swap = _limb_lead_swap(lead["I"], lead["II"], lead.get("V6")) if lead.keys() >= {"I", "II"} else None
     return [
         {
             "sampling_rate": rate,
             "duration_s": signal.shape[-1] / rate,
             "peak_to_peak_mv": float(peak_to_peak[i].max()),
-            "nan_fraction": float(nan_fraction[i]),
+            "nan_fraction": float(missing[i].mean()),
             "flat_leads": [name for name, is_flat in zip(leads, flat[i]) if is_flat],
             "clipped_leads": [name for name, is_clipped in zip(leads, clipped[i]) if is_clipped],
             "einthoven_residual_mv": None if residual is None else float(residual[i].max()),

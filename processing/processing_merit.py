@@ -107,7 +107,7 @@ class MeritProcessor(ProcessorMixin):
 
         Returns:
             [`BatchFeature`] with
-            - **input_values**, **ecg_mask**, **quality** -- from [`MeritFeatureExtractor.__call__`], if `ecg` is given.
+            - **input_values**, **ecg_mask**, **quality** -- as from [`MeritFeatureExtractor`], if `ecg` is given.
             - **input_ids**, **attention_mask** -- of shape `(texts, tokens)`, if `text` is given.
 
         Raises:

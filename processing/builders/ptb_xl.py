@@ -242,10 +242,10 @@ class PtbXl(datasets.GeneratorBasedBuilder):
             "sex": SEXES.get(row.sex),
             "strat_fold": row.strat_fold,
             "signal": read_signal(path, self.config.sampling_rate),
-            "report": row.report if isinstance(row.report, str) and row.report.strip() else None,
+            "report": _text(row.report),
             "scp_codes": {"code": list(scp_codes), "likelihood": list(scp_codes.values())},
-            "recording_date": row.recording_date,
-            "device": row.device,
+            "recording_date": _text(row.recording_date),
+            "device": _text(row.device),
             "validated_by_human": row.validated_by_human,
         }
 
@@ -265,6 +265,11 @@ def present_ecg_ids(data_dir: str | Path, config_name: str = "100hz") -> list[in
         raise ValueError(f"Expected one of {', '.join(PtbXl.builder_configs)}, got {config_name!r}.")
     files = read_table(data_dir)[config.file_column]
     return [int(ecg_id) for ecg_id, file in files.items() if (Path(data_dir) / f"{file}.hea").is_file()]
+
+
+def _text(cell: str | float) -> str | None:
+    """The text of a cell as recorded; None when it is blank (" ", or NaN from pandas)."""
+    return cell if isinstance(cell, str) and cell.strip() else None
 
 
 def _skip(ecg_id: int, reason: str, skipped_path: str | None) -> None:

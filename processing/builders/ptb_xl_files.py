@@ -12,7 +12,7 @@ from ..leads import STANDARD_LEADS, canonical_leads
 TABLE = "ptbxl_database.csv"
 RECORD_SECONDS = 10
 HOW_TO_GET = "Download and unzip PTB-XL from https://physionet.org/content/ptb-xl/ and pass that folder as data_dir."
-# Factors that turn "ADC units per physical unit" into "ADC units per microvolt".
+# Microvolts in one unit, by the unit's name in lower case.
 UNITS_IN_MICROVOLT = {"mv": 1000.0, "uv": 1.0, "µv": 1.0}
 COLUMNS = (
     *("ecg_id", "patient_id", "age", "sex", "strat_fold", "report", "scp_codes", "recording_date", "device"),
@@ -28,7 +28,7 @@ def read_table(data_dir: str | Path | None) -> pd.DataFrame:
     """Read `ptbxl_database.csv`, indexed by `ecg_id` in ascending order.
 
     Raises:
-        PtbXlError: If `data_dir` is not a PTB-XL folder or its table lacks columns.
+        PtbXlError: If `data_dir` is not a PTB-XL folder, or its table is not readable or not whole.
     """
     if data_dir is None:
         raise PtbXlError(f"Expected data_dir=<the PTB-XL folder with {TABLE}>, got none. {HOW_TO_GET}")
@@ -37,10 +37,19 @@ def read_table(data_dir: str | Path | None) -> pd.DataFrame:
         below = sorted(Path(data_dir).glob(f"*/{TABLE}"))
         fix = f"Pass data_dir={str(below[0].parent)!r}." if below else HOW_TO_GET
         raise PtbXlError(f"Expected {TABLE} in data_dir={str(data_dir)!r}, found none. {fix}")
-    table = pd.read_csv(path)
+    try:
+        table = pd.read_csv(path)
+    except ValueError as error:  # pandas' errors of parsing and decoding
+        raise PtbXlError(f"Expected a table of comma-separated values in {path}: {error} {HOW_TO_GET}") from error
     absent = [column for column in COLUMNS if column not in table]
     if absent:
         raise PtbXlError(f"Expected the columns {', '.join(absent)} in {path}, got {', '.join(table.columns)}.")
+    bad = ~table.strat_fold.isin(range(1, 11)) | table.patient_id.isna() | table.ecg_id.duplicated()
+    if bad.any():
+        raise PtbXlError(
+            f"Expected one row for each ecg_id in {path}, with a patient_id and a strat_fold of 1 to 10; it is "
+            f"otherwise for ecg_id {', '.join(map(str, table.ecg_id[bad][:5]))}. {HOW_TO_GET}"
+        )
     return table[list(COLUMNS)].set_index("ecg_id").sort_index()
 
 

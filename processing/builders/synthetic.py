@@ -481,17 +481,19 @@ def _write_report(
 
 
 def _draw_condition(rng: np.random.Generator) -> str:
-    """One fifth plain sinus rhythm, else any condition; then, in three of ten, a finding that goes with it."""
-    names = ["sinus_rhythm" if rng.random() < 0.2 else str(rng.choice(CONDITIONS))]
-    if names[0] in FINDINGS and rng.random() < 0.25:
-        names = [str(rng.choice(list(RHYTHMS))), names[0]]
-    elif rng.random() < 0.3:
-        names.append(str(rng.choice(list(FINDINGS))))
+    """One fifth plain sinus rhythm, else any condition, four in ten with another one that it does not exclude."""
+    first = "sinus_rhythm" if rng.random() < 0.2 else str(rng.choice(CONDITIONS))
+    if first == "sinus_rhythm" or rng.random() < 0.6:
+        return first
+    pairs = [f"{first}+{name}" for name in CONDITIONS if name != "sinus_rhythm"]
+    return str(rng.choice([pair for pair in pairs if _is_possible(pair)]))
+
+
+def _is_possible(condition: str) -> bool:
     try:
-        _parse_condition("+".join(names))
-    except ValueError:  # the two exclude each other
-        return names[-1]
-    return "+".join(names)
+        return bool(_parse_condition(condition))
+    except ValueError:
+        return False
 
 
 def _synthetic_record(seed: int, ecg_id: int, sampling_rate: float, duration: float) -> SyntheticRecord:

@@ -28,8 +28,7 @@ SPLITS = ("train", "validation", "test")
 CPSC2018_LABELS = ("NORM", "AFIB", "1AVB", "CLBBB", "CRBBB", "PAC", "VPC", "STD", "STE")
 """Names of the labels 1 to 9 in REFERENCE.csv of CPSC2018, as the shared label files spell them."""
 KEEPS_EMPTY_ROWS = frozenset({"csn", "challenge2021"})
-"""Tasks in which a record without any class is a true negative of all of them; elsewhere it is not part of the
-task."""
+"""Tasks in which a record without any class is a negative of all of them; elsewhere it is not part of the task."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,10 @@ def load_statements(path: str | Path | None = None) -> dict[str, Statement]:
         )
     return {
         row[""]: Statement(
-            row["description"],
-            *(float(row[kind] or 0) == 1 for kind in ("diagnostic", "form", "rhythm")),
+            description=row["description"],
+            diagnostic=float(row["diagnostic"] or 0) == 1,
+            form=float(row["form"] or 0) == 1,
+            rhythm=float(row["rhythm"] or 0) == 1,
             superclass=row["diagnostic_class"] or None,
             subclass=row["diagnostic_subclass"] or None,
         )
@@ -164,7 +165,7 @@ def class_names(
         return list(columns)
     if split not in columns:
         raise ValueError(
-            f"Expected a split out of {', '.join(SPLITS)}, got {split!r}: the columns of legacy {task} differ between splits."
+            f"Expected a split out of {', '.join(SPLITS)}, got {split!r}: columns of legacy {task} differ by split."
         )
     return list(columns[split])
 

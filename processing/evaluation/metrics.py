@@ -42,8 +42,7 @@ def _check(
 
 
 def _by_class(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None, ranked: Callable) -> np.ndarray:
-    """Call `ranked` per class with rows sorted by falling score; NaN where the resample lacks a positive or a
-    negative."""
+    """Call `ranked` per class with rows in the order of falling score; NaN where it is undefined."""
     labels, scores, w = _check(labels, scores, weights)
     values = np.full((len(w), labels.shape[1]), np.nan)
     for column in range(labels.shape[1]):
@@ -72,8 +71,7 @@ def _cumulative(weights: np.ndarray) -> np.ndarray:
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Area under the ROC curve per class: how often a positive scores above a negative, ties counted half
-    (Mann-Whitney).
+    """Area under the ROC curve per class: how often a positive scores above a negative, ties counted half.
 
     Example:
 
@@ -157,8 +155,7 @@ def brier(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | N
 def ece(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, bins: int = 15
 ) -> np.ndarray:
-    """Expected calibration error per class with equal-width bins (Guo et al., ICML 2017), of the class's own
-    probability.
+    """Expected calibration error per class with equal-width bins (Guo et al., ICML 2017).
 
     Example:
 
@@ -172,9 +169,24 @@ def ece(
     return values[0] if weights is None else values
 
 
-def decide(probabilities: np.ndarray, thresholds: float | Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return int8 decisions: 1 where a probability reaches its class's threshold."""
-    return (np.asarray(probabilities) >= np.asarray(thresholds)).astype(np.int8)
+def decide(probabilities: np.ndarray, thresholds: float | Sequence[float] | np.ndarray | None) -> np.ndarray:
+    """Return int8 decisions: 1 where a probability reaches its class's threshold.
+
+    Raises:
+        ValueError: If there are no thresholds, or not one number or one per class.
+
+    Example:
+
+    >>> decide(np.array([[0.2, 0.4]]), [0.1, 0.5]).tolist()
+    [[1, 0]]
+    """
+    probabilities = np.asarray(probabilities)
+    if thresholds is None or np.shape(thresholds) not in ((), probabilities.shape[1:]):
+        raise ValueError(
+            f"Expected one threshold or one for each of {probabilities.shape[1]} classes, got "
+            f"{'none' if thresholds is None else np.shape(thresholds)}. Get them from tune_thresholds."
+        )
+    return (probabilities >= np.asarray(thresholds)).astype(np.int8)
 
 
 def metric_value(
@@ -192,7 +204,7 @@ def metric_value(
         labels (`np.ndarray` of shape `(rows, classes)`): 0 or 1.
         probabilities (`np.ndarray` of shape `(rows, classes)`): In [0, 1]; any score for `RANKING_METRICS`.
         thresholds (sequence of `float`, *optional*): One per class, for `f1_tuned`; from validation data
-        (`tune_thresholds`).
+            (`tune_thresholds`).
         weights (`np.ndarray` of shape `(resamples, rows)`, *optional*): How often each row was drawn.
 
     Raises:
@@ -211,18 +223,13 @@ def metric_value(
     labels, scores = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if name not in RANKING_METRICS and ((scores < 0) | (scores > 1)).any():
         raise ValueError(
-            f"Expected probabilities in [0, 1] for {metric}, got {scores.min():.3g} to {scores.max():.3g}. Apply a sigmoid, "
-            f"or ask for ranking metrics only ({', '.join(RANKING_METRICS)})."
-        )
-    if name == "f1_tuned" and thresholds is None:
-        raise ValueError(
-            "Expected thresholds for f1_tuned, got none. Get them from validation data with tune_thresholds."
+            f"Expected probabilities in [0, 1] for {metric}, got {scores.min():.3g} to {scores.max():.3g}. Apply a "
+            f"sigmoid, or ask for ranking metrics only ({', '.join(RANKING_METRICS)})."
         )
     if name in ("f1_at_0.5", "f1_tuned"):
         scores = decide(scores, 0.5 if name == "f1_at_0.5" else thresholds)
-    function = {"auroc": auroc, "auprc": auprc, "f1_max_oracle": f1_max_oracle, "brier": brier, "ece": ece}.get(
-        name, f1
-    )
+    functions = {"auroc": auroc, "auprc": auprc, "f1_max_oracle": f1_max_oracle, "brier": brier, "ece": ece}
+    function = functions.get(name, f1)
     if average == "micro":
         cells = labels.reshape(-1, 1), scores.reshape(-1, 1)
         if weights is None:
@@ -241,7 +248,7 @@ def align_predictions(ids: Sequence, expected_ids: Sequence) -> np.ndarray:
 
     Raises:
         ValueError: If a row has no prediction, more than one, or is not expected: a metric over other rows is another
-        metric.
+            metric.
 
     Example:
 
@@ -252,9 +259,9 @@ def align_predictions(ids: Sequence, expected_ids: Sequence) -> np.ndarray:
     missing, surplus = set(expected) - set(ids), set(ids) - set(expected)
     if missing or surplus or len(ids) != len(set(ids)) or len(expected) != len(set(expected)):
         raise ValueError(
-            f"Expected one prediction for each of {len(expected)} rows, got {len(ids)} predictions: {len(missing)} rows without "
-            f"(such as {sorted(missing, key=str)[:3]}), {len(surplus)} not expected, {len(ids) - len(set(ids))} repeated. "
-            "Predict every row once (no drop_last)."
+            f"Expected one prediction for each of {len(expected)} rows, got {len(ids)}: {len(missing)} rows without "
+            f"(such as {sorted(missing, key=str)[:3]}), {len(surplus)} not expected, {len(ids) - len(set(ids))} "
+            "repeated. Predict every row once (no drop_last)."
         )
     place = {row: index for index, row in enumerate(ids)}
     return np.array([place[row] for row in expected], dtype=np.int64)
@@ -274,7 +281,7 @@ def classification_report(
         probabilities (`np.ndarray` of shape `(rows, classes)`): In [0, 1].
         class_names (sequence of `str`): One per column.
         thresholds (sequence of `float`, *optional*): One per class, from validation data; without them no tuned F1 is
-        given.
+            given.
         metrics (sequence of `str`, *optional*): Names out of `CLASS_METRICS`; by default all of them.
 
     Returns:

@@ -1,5 +1,4 @@
-"""The linear probe of the strict protocol: logistic regression on frozen features, solved to its optimum for all
-classes."""
+"""The linear probe of the strict protocol: logistic regression on frozen features, solved to its optimum."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,15 +79,13 @@ def logistic_probe(
             f"Expected features (rows, features) and labels (rows, classes) that fit together, got {shapes}."
         )
     if not all(np.isfinite(x).all() for x in (train_x, val_x, test_x)):
-        raise ValueError(
-            "Expected finite features, got NaN or infinity. Impute them (`features.impute`) or mend the encoder."
-        )
+        raise ValueError("Expected finite features, got NaN or infinity. Impute them (features.impute).")
     mean, spread = train_x.mean(0), train_x.std(0)
     varying = spread > 1e-12 * np.maximum(1, np.abs(mean))
     spread = np.where(varying, spread, np.inf)
     train_x, val_x, test_x = ((x - mean) / spread for x in (train_x, val_x, test_x))
     trained = np.flatnonzero(train_y.any(0) & ~train_y.all(0))
-    # A rotation leaves ‖w‖ alone, and along the principal axes the Hessian is nearly diagonal: Newton's steps get cheap.
+    # A rotation leaves ‖w‖ alone, and along the principal axes the Hessian is nearly diagonal: steps get cheap.
     _, axes = np.linalg.eigh(train_x.T @ train_x)
     rotated = train_x @ axes
     fits, scores = {}, {}
@@ -104,7 +101,7 @@ def logistic_probe(
             "Expected validation labels with positives and negatives, got none for any class. Use more rows."
         )
     macro = {c: float(values[defined].mean()) for c, values in scores.items()}
-    best = max(macro, key=macro.get)
+    best = max(macro, key=lambda c: macro[c])
     chosen = np.full(train_y.shape[1], best)
     if per_class:
         order = sorted(grid)
@@ -141,7 +138,7 @@ def fit_logistic(
         y (`np.ndarray` of shape `(rows, classes)`): 0 or 1, both present in every column.
         c (`float`): Inverse regularisation strength, as in scikit-learn.
         start (`np.ndarray` of shape `(features + 1, classes)`, *optional*): Where to start; the last row is the
-        intercept.
+            intercept.
         tolerance (`float`): The largest component of a gradient at which a class counts as solved, as a share of its
             largest component at zero.
         max_steps (`int`): Newton steps before giving up.
@@ -173,8 +170,8 @@ def fit_logistic(
         size = _step_size(logits, x @ step, y[:, active], w[:, active], step, penalty, (gradient * step).sum(0))
         w[:, active] += size * step
     raise RuntimeError(
-        f"Expected logistic regression (C={c}) to converge in {max_steps} steps, got {len(active)} classes unsolved. Leave "
-        "large values of C out of the grid, or reduce the features."
+        f"Expected logistic regression (C={c}) to converge in {max_steps} steps, got {len(active)} classes unsolved. "
+        "Leave large values of C out of the grid, or reduce the features."
     )
 
 
@@ -185,8 +182,7 @@ def _sigmoid(z: np.ndarray) -> np.ndarray:
 def _solve(
     x: np.ndarray, curvature: np.ndarray, penalty: np.ndarray, diagonal: np.ndarray, target: np.ndarray
 ) -> np.ndarray:
-    """Conjugate gradients for `(XᵀDX + penalty) s = target`, one system per column, to a tenth of the residual or
-    less."""
+    """Solve `(XᵀDX + penalty) s = target` by conjugate gradients, one system per column, as far as Newton needs."""
     solution, residual = np.zeros_like(target), target.copy()
     preconditioned = residual / diagonal
     direction = preconditioned.copy()

@@ -1,5 +1,4 @@
-"""Prompts for zero-shot classification: several phrasings per class, English and German, in the wording of recorded
-reports.
+"""Prompts for zero-shot classification: several phrasings per class, English and German, in the words of reports.
 
 PTB-XL's reports are mostly German, so a text tower trained on them understands German prompts first. Prompts serve at
 test time only; training on sentences made from labels would be close to supervised training.

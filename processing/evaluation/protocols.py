@@ -25,7 +25,7 @@ class Protocol:
         label_variant (`str`): Variant for `label_matrix`.
         keeps_empty_rows (`bool`): Whether records without any class of the task stay in the test set as all-zero rows.
         select_epoch_on (`str`): `"validation"` (best macro AUROC there) or `"test"` (best value of each metric on its
-        own).
+            own).
         f1_threshold (`str`): `"validation_tuned"` per class, `"half"` (0.5), or `"test_oracle"` per class.
         undefined_class (`str`): `"named"` (left out and named) or `"counts_half"` (its AUROC enters the mean as 0.5).
         does (`str`), wrong (`str`): In words.
@@ -44,33 +44,36 @@ class Protocol:
 PROTOCOLS = {
     "strict": Protocol(
         *("strict", "strict", False, "validation", "validation_tuned", "named"),
-        does="Labels by name; rows of the task only; epoch, regularisation and one threshold per class chosen on fold 9; fold "
-        "10 is looked at once; undefined classes are named; patient-level bootstrap intervals and paired tests.",
+        does="Labels by name; rows of the task only; epoch, regularisation and one threshold per class chosen on "
+        "fold 9; fold 10 is looked at once; undefined classes are named; patient-level bootstrap intervals "
+        "and paired tests.",
         wrong="Thresholds of rare classes rest on few validation positives: compare macro-F1 with its interval.",
     ),
     "merl": Protocol(
         *("merl", "legacy", False, "test", "test_oracle", "named"),
-        does="Labels of the shared files; after every epoch the test set is scored and the best value of each metric over "
-        "the epochs is reported; F1 is the mean over the classes of the best F1 on the test precision-recall curve.",
-        wrong="Epoch and threshold are chosen on the test set, so both numbers are optimistic. Columns are read by position, "
-        "so three SubClass columns are exchanged between training and test (a perfect model gets 0.934), and CSN labels come "
-        "from a substring test (0.953). The encoder's batch statistics move during its linear probe.",
+        does="Labels of the shared files; after every epoch the test set is scored and the best value of each "
+        "metric over the epochs is reported; F1 is the mean over the classes of the best F1 on the test "
+        "precision-recall curve.",
+        wrong="Epoch and threshold are chosen on the test set, so both numbers are optimistic. Columns are read by "
+        "position, so three SubClass columns are exchanged between training and test (a perfect model gets "
+        "0.934), and CSN labels come from a substring test (0.953). The encoder's batch statistics move "
+        "during its linear probe.",
     ),
     "helme": Protocol(
         *("helme", "strict", False, "validation", "half", "named"),
-        does="The PTB-XL benchmark of Strodthoff et al. (IEEE JBHI 25:1519, 2021): 100 Hz, folds 1-8/9/10, macro AUROC, model "
-        "chosen on fold 9, bootstrap of the test fold with the 5th and 95th percentile.",
-        wrong="Published on PTB-XL 1.0.1 (21,837 records), so its test fold is another one; the interval covers 90 %, draws "
-        "records instead of patients, and redraws until every class has a positive, which hides the spread of rare classes. It "
-        "reports no F1 on PTB-XL; 0.5 is filled in here.",
+        does="The PTB-XL benchmark of Strodthoff et al. (IEEE JBHI 25:1519, 2021): 100 Hz, folds 1-8/9/10, macro "
+        "AUROC, model chosen on fold 9, bootstrap of the test fold with the 5th and 95th percentile.",
+        wrong="Published on PTB-XL 1.0.1 (21,837 records), so its test fold is another one; the interval covers 90 "
+        "%, draws records instead of patients, and redraws until every class has a positive, which hides the "
+        "spread of rare classes. It reports no F1 on PTB-XL; 0.5 is filled in here.",
     ),
     "ecg_ssl": Protocol(
         *("ecg_ssl", "strict", True, "validation", "half", "counts_half"),
-        does="Records without a class of the task stay as all-zero rows; macro AUROC with 0.5 for an undefined class; macro-F1 "
-        "at 0.5; model chosen on fold 9.",
-        wrong="All-zero rows make another test set (2,198 rows for every task) and 1,318 of them dominate Form; 0.5 for an "
-        "undefined class mixes what was not measured into the mean; at 0.5 the F1 of rare classes measures calibration; its "
-        "'linear probe' is a two-layer perceptron; published on PTB-XL 1.0.1.",
+        does="Records without a class of the task stay as all-zero rows; macro AUROC with 0.5 for an undefined "
+        "class; macro-F1 at 0.5; model chosen on fold 9.",
+        wrong="All-zero rows make another test set (2,198 rows for every task) and 1,318 of them dominate Form; 0.5 "
+        "for an undefined class mixes what was not measured into the mean; at 0.5 the F1 of rare classes "
+        "measures calibration; its 'linear probe' is a two-layer perceptron; published on PTB-XL 1.0.1.",
     ),
 }
 
@@ -136,7 +139,7 @@ def score_epochs(
         protocol (`str` or `Protocol`): A key of `PROTOCOLS` or an own one.
         val_probabilities, test_probabilities (sequence of `np.ndarray`): One array (rows, classes) per epoch.
         val_labels, test_labels (`np.ndarray` of shape `(rows, classes)`): 0 or 1; their variant is the caller's
-        choice.
+            choice.
 
     Raises:
         ValueError: If the protocol is unknown or the numbers of epochs differ.

@@ -6,7 +6,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "scipy",
 
 
 def git_commit(folder: str | Path = ".") -> str | None:
-    """The commit of the code in `folder`, with "-dirty" appended when files differ from it; `None` outside a repository."""
+    """The commit of the code in `folder`, with "-dirty" when files differ from it; `None` outside a repository."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
@@ -37,7 +37,7 @@ def data_fingerprint(arrays: Iterable[np.ndarray]) -> str:
     """
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()[:16]
 
 
@@ -65,4 +65,18 @@ def write_json(path: str | Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-__all__ = ["data_fingerprint", "git_commit", "provenance", "write_json"]
+def update_rows(path: str | Path, rows: Sequence[dict[str, Any]], key: Sequence[str]) -> None:
+    """Put rows into a JSON list of rows; a row takes the place of the one with the same values of `key`.
+
+    Args:
+        path (`str` or `Path`): The file; made when absent.
+        rows (sequence of `dict`): Flat rows, all with the fields of `key`.
+        key (sequence of `str`): Fields that name a row.
+    """
+    path = Path(path)
+    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    merged = {tuple(row[field] for field in key): row for row in [*old, *rows]}
+    write_json(path, list(merged.values()))
+
+
+__all__ = ["data_fingerprint", "git_commit", "provenance", "update_rows", "write_json"]

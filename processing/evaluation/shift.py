@@ -1,7 +1,7 @@
-"""Distribution shift: repeatable corruptions of five severities, and maps between the classes of different data
-sets."""
+"""Distribution shift: repeatable corruptions of five severities, and maps between data sets' classes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy import signal as sps
@@ -15,7 +15,7 @@ LEAD_SWAPS = {  # electrode exchanges as permutations of the rows (I, II, III, a
     "right arm-left arm": ((0, 2, 1, 4, 3, 5, 6, 7, 8, 9, 10, 11), {0: -1}),
     "right arm-left arm, V1-V6": ((0, 2, 1, 4, 3, 5, 11, 10, 9, 8, 7, 6), {0: -1}),
 }
-SEVERITIES = {
+SEVERITIES: dict[str, tuple] = {
     "noise": (0.01, 0.025, 0.05, 0.1, 0.2),  # mV, standard deviation of white noise
     "baseline_wander": (0.05, 0.1, 0.25, 0.5, 1.0),  # mV, amplitude of 0.15–0.4 Hz wander
     "lead_drop": (1, 2, 4, 6, 9),  # leads set to zero
@@ -78,7 +78,7 @@ def corrupt(
     )
 
 
-def _corrupt(signal: np.ndarray, kind: str, level: float | str, rate: float, rng: np.random.Generator) -> np.ndarray:
+def _corrupt(signal: np.ndarray, kind: str, level: Any, rate: float, rng: np.random.Generator) -> np.ndarray:
     samples = signal.shape[1]
     if kind == "noise":
         return signal + rng.normal(scale=level, size=signal.shape)
@@ -119,8 +119,7 @@ def class_map(source: str, target: str) -> dict[str, list[str]]:
 
 
 def to_concepts(matrix: np.ndarray, names: Sequence[str], data_set: str, other: str) -> tuple[np.ndarray, list[str]]:
-    """Re-express labels or probabilities in the concepts that two data sets share, so that one can be scored on the
-    other.
+    """Re-express labels or probabilities in the concepts that two data sets share.
 
     Call it for the probabilities with the data set of the training and for the labels with that of the test. Several
     classes that mean one concept are joined by their maximum.

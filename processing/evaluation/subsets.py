@@ -10,27 +10,28 @@ import numpy as np
 
 from .label_sets import CPSC2018_LABELS, SPLITS
 
-_SHARED = {  # task: (folder and stem of the shared label files, columns before the labels, name of the id column)
-    "superclass": ("ptbxl/super_class/ptbxl_super_class", 6, "ecg_id"),
-    "subclass": ("ptbxl/sub_class/ptbxl_sub_class", 6, "ecg_id"),
-    "form": ("ptbxl/form/ptbxl_form", 6, "ecg_id"),
-    "rhythm": ("ptbxl/rhythm/ptbxl_rhythm", 6, "ecg_id"),
-    "cpsc2018": ("icbeb/icbeb", 7, "ecg_id"),
-    "csn": ("chapman/chapman", 3, "ecg_path"),
+_SHARED = {  # task: folder and stem of the shared label files, columns before the labels, columns of id and recording
+    "superclass": ("ptbxl/super_class/ptbxl_super_class", 6, "ecg_id", "filename_lr"),
+    "subclass": ("ptbxl/sub_class/ptbxl_sub_class", 6, "ecg_id", "filename_lr"),
+    "form": ("ptbxl/form/ptbxl_form", 6, "ecg_id", "filename_lr"),
+    "rhythm": ("ptbxl/rhythm/ptbxl_rhythm", 6, "ecg_id", "filename_lr"),
+    "cpsc2018": ("icbeb/icbeb", 7, "ecg_id", "filename"),
+    "csn": ("chapman/chapman", 3, "ecg_path", "ecg_path"),
 }
 _SUBSET_KEYS = {"superclass": "ptbxl_super", "subclass": "ptbxl_sub", "form": "ptbxl_form", "rhythm": "ptbxl_rhythm"}
 
 
 @dataclass(frozen=True)
 class SharedSplit:
-    """One label file of the literature: its ids, columns, cells (int8, rows × classes) and, per row, the codes behind
-    them.
+    """One label file of the literature: ids, names of the recordings, columns, cells, and the codes behind each row.
 
-    The codes are what `label_matrix` takes: names for CPSC2018, acronyms of the column `diagnose` for CSN. PTB-XL
-    files do not hold SCP-ECG codes, so `codes` is `None` there: use ptbxl_database.csv with the ids.
+    The cells are int8, (rows, classes). The ids are those of `literature_subset`. The codes are what `label_matrix`
+    takes: names for CPSC2018, acronyms of the column `diagnose` for CSN. PTB-XL files do not hold SCP-ECG codes, so
+    `codes` is `None` there: use ptbxl_database.csv with the ids.
     """
 
     ids: list[int] | list[str]
+    recordings: list[str]
     columns: list[str]
     matrix: np.ndarray
     codes: list[list[str]] | None
@@ -52,7 +53,7 @@ def read_shared_split(folder: str | Path, task: str, split: str) -> SharedSplit:
         raise ValueError(
             f"Expected a task out of {', '.join(_SHARED)} and a split out of {', '.join(SPLITS)}, got {task}, {split}."
         )
-    stem, first, id_column = _SHARED[task]
+    stem, first, id_column, recording_column = _SHARED[task]
     path = Path(folder) / f"{stem}_{'val' if split == 'validation' else split}.csv"
     opener = open if path.exists() else gzip.open
     with opener(path if path.exists() else f"{path}.gz", "rt", encoding="utf-8", newline="") as file:
@@ -65,7 +66,8 @@ def read_shared_split(folder: str | Path, task: str, split: str) -> SharedSplit:
     elif task == "cpsc2018":
         columns = [(name, header.index(name)) for name in CPSC2018_LABELS]
         codes = [[name for name, column in columns if row[column] == "1"] for row in rows]
-    return SharedSplit(ids if task == "csn" else [int(i) for i in ids], header[first:], matrix, codes)
+    recordings = [row[header.index(recording_column)] for row in rows]
+    return SharedSplit(ids if task == "csn" else [int(i) for i in ids], recordings, header[first:], matrix, codes)
 
 
 def literature_subset(path: str | Path, task: str, percent: int) -> list[int] | list[str]:

@@ -6,12 +6,11 @@ the other formats need not be installed.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .record import EcgRecord
 from .source import MAX_FILE_BYTES, EcgFormatError, Source, millivolts_per, regular_file
@@ -72,13 +71,13 @@ def read_ecg(
 
     Example:
 
-    >>> record = read_ecg(b"time [s],I [mV],II [mV]\\n0.000,0.1,0.2\\n0.002,0.2,0.3\\n0.004,0.0,0.1\\n")
-    >>> record.leads, record.sampling_rate, record.signal[1].tolist() == record.signal[1].astype("float32").tolist()
-    (('I', 'II'), 500.0, True)
+    >>> record = read_ecg(b"time [s],I [mV],II [mV]\\n0.000,0.5,1.5\\n0.002,0.25,1.0\\n0.004,0.0,0.5\\n")
+    >>> record.leads, record.sampling_rate, record.signal.tolist()
+    (('I', 'II'), 500.0, [[0.5, 0.25, 0.0], [1.5, 1.0, 0.5]])
     """
-    source = _open(file, Source("ECG", None, None, sampling_rate, leads, units, index))
+    source = open_source(file, sampling_rate=sampling_rate, leads=leads, units=units, index=index)
     record = _reader(format or detect_format(source)).read(source)
-    if sampling_rate is not None and abs(record.sampling_rate / sampling_rate - 1) > RATE_TOLERANCE:
+    if sampling_rate is not None and not (abs(record.sampling_rate - sampling_rate) <= RATE_TOLERANCE * sampling_rate):
         raise EcgFormatError(
             f"{source.name} states {record.sampling_rate:g} Hz, not the {sampling_rate:g} Hz given. Leave "
             "`sampling_rate` out."
@@ -114,7 +113,7 @@ def windows(
         EcgFormatError: As `read_ecg`, or if the format cannot be read in pieces.
     """
     step_s = window_s if step_s is None else step_s
-    source = _open(file, Source("ECG", None, None, sampling_rate, leads))
+    source = open_source(file, sampling_rate=sampling_rate, leads=leads)
     format = format or detect_format(source)
     reader = _reader(format)
     if not hasattr(reader, "open_recording"):
@@ -127,8 +126,12 @@ def windows(
         yield recording.read(start, start + length)
 
 
-def _open(file: str | PathLike | BinaryIO | bytes, source: Source) -> Source:
-    """Return `source` with the name and the path or content of `file`."""
+def open_source(file: str | PathLike | BinaryIO | bytes, **facts: Any) -> Source:
+    """Return the `Source` of a path, file object or `bytes`, with the facts that the caller states.
+
+    Raises:
+        EcgFormatError: If a path is not that of a regular file.
+    """
     name, path, content = "ECG", None, None
     if isinstance(file, (bytes, bytearray, memoryview)):
         content = bytes(file)
@@ -143,7 +146,7 @@ def _open(file: str | PathLike | BinaryIO | bytes, source: Source) -> Source:
         header = path.with_name(path.name + ".hea")
         path = header if header.is_file() and not path.is_file() else path  # a WFDB record is named without extension
         name = regular_file(path).name
-    return replace(source, name=name, path=path, content=content)
+    return Source(name, path, content, **facts)
 
 
 def detect_format(source: Source) -> str:
@@ -187,4 +190,4 @@ def _reader(format: str) -> ModuleType:
         raise ImportError(f'Reading {format} files needs {error.name}: pip install "merit-ecg[formats]"') from error
 
 
-__all__ = ["FORMATS", "EcgFormatError", "EcgRecord", "Source", "detect_format", "read_ecg", "windows"]
+__all__ = ["FORMATS", "EcgFormatError", "EcgRecord", "Source", "detect_format", "open_source", "read_ecg", "windows"]

@@ -10,8 +10,9 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from .fields import age_at, age_of, number_of, sex_of, time_of
-from .record import EcgFormatError, EcgRecord, Source, check_size, millivolts_per
+from .record import EcgRecord
 from .sierra import cut_calibration
+from .source import EcgFormatError, Source, check_size, millivolts_per
 from .xml_safety import has_root, parse_xml
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .fields import number_of
 from .record import EcgRecord
-from .source import EcgFormatError, Source, check_size, is_no_ecg, millivolts_per
+from .source import EcgFormatError, Source, check_size, is_lead, is_no_ecg, millivolts_per
 
 MAX_TEXT_BYTES = 2**26
 _NUMBER = re.compile(r"\s*([-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?|nan)?\s*", re.IGNORECASE)
@@ -32,7 +32,7 @@ def matches(head: bytes, name: str) -> bool:
     lines = [line for line in _decode(head).splitlines() if line.strip() and not line.startswith("#")]
     if any(_HERTZ.search(line) for line in lines[:12]) and len(lines) > 12:
         return True
-    return bool(lines) and any(not is_no_ecg(column, "") for column in _split(lines[0]))
+    return bool(lines) and any(is_lead(_column(cell)[0]) for cell in _split(lines[0]))
 
 
 def read(source: Source) -> EcgRecord:
@@ -91,9 +91,7 @@ def _read_table(
             )
         columns = [f"column {i}" for i in range(len(source.leads))]
     table = _numbers(source, rows, separator, len(columns))
-    parsed = [_COLUMN.fullmatch(column) for column in columns]
-    names = [match["name"].strip() for match in parsed]
-    units = [match["unit"] or match["suffix"] for match in parsed]
+    names, units = map(list, zip(*map(_column, columns)))
     rate = number_of(facts["rate"], "the sampling rate") if "rate" in facts else source.sampling_rate
     timed = [i for i, name in enumerate(names) if name.lower() in _TIME_NAMES]
     if timed:
@@ -127,7 +125,7 @@ def _record(
     left_out = [names[i] for i in range(len(names)) if i not in chosen]
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
     return EcgRecord(
-        (signal[list(chosen)] * scale).astype(np.float32),
+        signal[list(chosen)] * scale,
         rate,
         tuple(chosen.values()),
         record_id=Path(source.name).stem,
@@ -143,6 +141,12 @@ def _decode(content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return content.decode("latin-1")
+
+
+def _column(title: str) -> tuple[str, str | None]:
+    """Return name and unit of a column."""
+    match = re.fullmatch(_COLUMN, title)
+    return (match["name"].strip(), match["unit"] or match["suffix"]) if match else (title, None)
 
 
 def _separator(line: str) -> str:

@@ -13,14 +13,16 @@ from pydicom.dataset import Dataset
 from pydicom.waveforms.numpy_handler import multiplex_array
 
 from .fields import age_at, age_of, sex_of, time_of
-from .record import MILLIVOLTS_PER_UNIT, EcgFormatError, EcgRecord, Source, check_size
+from .record import EcgRecord
 from .scp import LEAD_CODES
+from .source import MILLIVOLTS_PER_UNIT, EcgFormatError, Source, check_size
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _TAGS = [
     *("WaveformSequence", "SOPClassUID", "AcquisitionDateTime", "ContentDate", "ContentTime"),
     *("PatientAge", "PatientBirthDate", "PatientSex", "Manufacturer", "ManufacturerModelName", "SpecificCharacterSet"),
 ]
+_LINEAR = ("SS", "US", "SB", "UB", "SL", "UL")
 _BEAT_LABELS = ("MEDIAN", "BEAT", "REPRESENTATIVE", "AVERAGE", "TEMPLATE")
 _TIMES = ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d")
 
@@ -46,7 +48,12 @@ def read(source: Source) -> EcgRecord:
         )
     try:
         with config.disable_value_validation():
-            return _record(dcmread(BytesIO(data), specific_tags=_TAGS), source)
+            dataset = dcmread(BytesIO(data), specific_tags=_TAGS)
+            if not dataset.original_encoding[1]:
+                raise EcgFormatError(
+                    "Expected a little-endian DICOM file, got the big-endian syntax, retired in 2006."
+                )
+            return _record(dataset, source)
     except EcgFormatError:
         raise
     except Exception as error:  # pydicom raises what its parsing steps raise: struct.error, KeyError, TypeError, ...
@@ -145,6 +152,10 @@ def _channels(dataset: Dataset, index: int, notes: list[str]):
         raise EcgFormatError(
             f"Expected {expected} bytes of {n_channels} channels in group {index + 1}, got {len(group.WaveformData)} "
             f"bytes of {len(definitions)}. The file is damaged or cut short."
+        )
+    if group.WaveformSampleInterpretation not in _LINEAR:
+        raise EcgFormatError(
+            f"Expected linear samples ({', '.join(_LINEAR)}), got {group.WaveformSampleInterpretation}."
         )
     stored = multiplex_array(dataset, index, as_raw=True)
     invalid = np.zeros(stored.shape, bool)

@@ -5,7 +5,10 @@ length is checked here first.
 """
 
 import re
+import warnings
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import edfio
 import numpy as np
@@ -38,10 +41,12 @@ def open_recording(source: Source) -> Recording:
     """Open an EDF or BDF file for reading in pieces."""
     notes = [_check_length(source)]
     try:
-        if source.head[:8] == _BDF:  # read whole by the library, EDF on demand
-            edf = edfio.read_bdf(source.data, header_encoding="latin-1")
-        else:
-            edf = edfio.read_edf(source.path or source.data, header_encoding="latin-1")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it warns of is in `notes`
+            if source.head[:8] == _BDF:  # read whole by the library, EDF on demand
+                edf = edfio.read_bdf(source.data, header_encoding="latin-1")
+            else:
+                edf = edfio.read_edf(source.path or source.data, header_encoding="latin-1")
         signals = edf.signals
         labels, units = [s.label for s in signals], [s.physical_dimension for s in signals]
         continuous = edf.is_continuous
@@ -72,10 +77,7 @@ def open_recording(source: Source) -> Recording:
         for row, i in zip(signal, chosen):
             own = signals[i].sampling_frequency / rate
             first, last = round(start * own), round(stop * own)
-            piece = signals[i].get_data_slice(
-                first / signals[i].sampling_frequency, (last - first) / signals[i].sampling_frequency
-            )
-            piece = piece.astype(np.float32) * np.float32(millivolts[i])
+            piece = signals[i].get_data_slice(first / (own * rate), last / (own * rate)) * millivolts[i]
             row[:] = piece if own == 1 else resample(piece[None], len(piece), stop - start)[0][: stop - start]
         return EcgRecord(
             signal,
@@ -138,17 +140,15 @@ def _check_calibration(signal: edfio.EdfSignal) -> None:
 
 def _circumstances(edf: edfio.Edf) -> tuple:
     """Start time, age, sex and device; each `None` where plain EDF has free text or the file is anonymised."""
-    try:
-        start_time = edf.startdatetime
-    except ValueError:
-        start_time = None
-    try:
-        sex = {"M": "male", "F": "female"}.get(edf.patient.sex)
-        birth = edf.patient.birthdate
-    except ValueError:
-        sex, birth = None, None
-    try:
-        device = edf.recording.equipment_code
-    except ValueError:
-        device = "X"
+    start_time = _stated(lambda: edf.startdatetime)
+    sex = {"M": "male", "F": "female"}.get(_stated(lambda: edf.patient.sex))
+    birth = _stated(lambda: edf.patient.birthdate)
+    device = _stated(lambda: edf.recording.equipment_code)
     return start_time, age_at(birth, start_time), sex, None if device == "X" else device
+
+
+def _stated(value: Callable[[], Any]) -> Any:
+    try:
+        return value()
+    except ValueError:
+        return None

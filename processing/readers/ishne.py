@@ -89,7 +89,7 @@ def open_recording(source: Source) -> Recording:
         content = _bytes(source, offset + 2 * n_leads * start, offset + 2 * n_leads * stop)
         digital = np.frombuffer(content, dtype="<i2").reshape(-1, n_leads)[:, list(chosen)].T
         return EcgRecord(
-            (digital * millivolts[:, None]).astype(np.float32),
+            digital * millivolts[:, None],
             rate,
             tuple(chosen.values()),
             record_id=source.path.stem if source.path else None,

@@ -164,9 +164,8 @@ def _record(
         raise EcgFormatError(f"{source.name}: expected {len(leads)} leads, got a signal of shape {signal.shape}.")
     check_size(*signal.shape, source.name)
     chosen = source.choose_leads(list(leads) if leads else [f"row {i}" for i in range(len(signal))])
-    millivolts = (signal[list(chosen)].astype(np.float64) * millivolts_per(facts["units"])).astype(np.float32)
     return EcgRecord(
-        millivolts,
+        signal[list(chosen)].astype(np.float64) * millivolts_per(facts["units"]),
         facts["sampling_rate"],
         tuple(chosen.values()),
         record_id=record_id or Path(source.name).stem,

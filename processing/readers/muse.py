@@ -12,7 +12,8 @@ import numpy as np
 
 from ..leads import STANDARD_LEADS, derive_limb_leads
 from .fields import age_of, number_of, sex_of, time_of
-from .record import EcgFormatError, EcgRecord, Source, check_size
+from .record import EcgRecord
+from .source import EcgFormatError, Source, check_size
 from .xml_safety import base64_samples, has_root, parse_xml, text_of
 
 _UNITS = {"MICROVOLTS": 1e-3, "MILLIVOLTS": 1.0}

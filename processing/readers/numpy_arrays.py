@@ -58,10 +58,8 @@ def read(source: Source) -> EcgRecord:
         age = float(arrays["age"]) if "age" in arrays else None
     except (TypeError, ValueError):
         raise EcgFormatError(f"{source.name}: expected one number each for sampling_rate and age.") from None
-    with np.errstate(over="ignore"):
-        millivolts = (signal[list(chosen)].astype(np.float64) * scale).astype(np.float32)
     return EcgRecord(
-        millivolts,
+        signal[list(chosen)].astype(np.float64) * scale,
         rate,
         tuple(chosen.values()),
         record_id=str(arrays["record_id"]) if "record_id" in arrays else Path(source.name).stem,

@@ -62,7 +62,8 @@ class EcgRecord:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        signal = np.asarray(self.signal, dtype=np.float32)
+        with np.errstate(over="ignore"):  # refused below as infinity
+            signal = np.asarray(self.signal, dtype=np.float32)
         if signal.ndim != 2 or signal.shape[0] != len(self.leads):
             raise EcgFormatError(f"Expected a signal of shape ({len(self.leads)} leads, samples), got {signal.shape}.")
         check_size(*signal.shape, what="The record")

@@ -9,7 +9,7 @@ import struct
 import numpy as np
 
 from .fields import age_at, age_of, time_of
-from .record import EcgFormatError, EcgRecord, Source, check_size
+from .record import EcgRecord
 from .scp_signal import (
     add_reference_beats,
     beat_locations,
@@ -20,6 +20,7 @@ from .scp_signal import (
     signal_section,
     unpack,
 )
+from .source import EcgFormatError, Source, check_size
 
 LEAD_CODES = {
     **dict(enumerate(("I", "II", "V1", "V2", "V3", "V4", "V5", "V6", "V7"), 1)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .record import EcgFormatError
+from .source import EcgFormatError
 
 _DEFAULT_TABLE_NUMBER = 19999
 _MAX_BEATS = 2000

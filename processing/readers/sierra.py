@@ -11,7 +11,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from .fields import age_at, age_of, number_of, sex_of, time_of
-from .record import EcgFormatError, EcgRecord, Source, check_size
+from .record import EcgRecord
+from .source import EcgFormatError, Source, check_size
 from .xml_safety import base64_samples, has_root, parse_xml, text_of
 
 _VERSIONS = ("1.03", "1.04", "1.04.01", "1.04.02")

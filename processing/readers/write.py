@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 DEFAULT_GAIN = 1000.0  # ADC units per mV: a step of one microvolt
 EDF_RECORD_BYTES = 61440  # EDF+ specification, section 2.1.1: a data record should not be longer
-EDF_RATE_TOLERANCE = 1e-6
+EDF_RATE_TOLERANCE = 1e-5  # less than the error of a recorder's clock
 
 
 def write_wfdb(record: "EcgRecord", folder: Path) -> Path:
@@ -97,11 +97,11 @@ def _edf_data_record(record: "EcgRecord") -> tuple[int, float]:
     divisors = sorted({*small, *(length // i for i in small)}, reverse=True)
     fitting = [n for n in divisors if 2 * n * len(record.leads) <= EDF_RECORD_BYTES] or divisors[:1]
     for samples in [*fitting, *divisors]:
-        duration = float(f"{samples / record.sampling_rate:.7f}"[:8])
+        exact = samples / record.sampling_rate
+        duration = round(exact, 7 - len(str(int(exact))))
         if duration > 0 and abs(samples / duration / record.sampling_rate - 1) < EDF_RATE_TOLERANCE:
             return samples, duration
     raise ValueError(
-        f"EDF cannot hold {length} samples at {record.sampling_rate:g} Hz: no duration of a data record is "
-        "exact enough. "
+        f"EDF cannot hold {length} samples at {record.sampling_rate:g} Hz: a duration there has 8 characters. "
         "Crop the record by a sample or resample it to a whole rate."
     )

@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
-from .record import EcgFormatError
+from .source import EcgFormatError
 
 MAX_XML_BYTES = 2**25
 """Largest XML file parsed (32 MiB); a 10 s recording has below 1 MB."""
@@ -16,26 +16,21 @@ MAX_XML_BYTES = 2**25
 MAX_DEPTH = 64
 """Deepest nesting of elements; the deepest of the known formats (HL7 aECG) reaches about 20."""
 
-MAX_ELEMENTS = 500_000
-"""Most elements; an export with all measurements has some thousands."""
+MAX_MARKUP = 200_000
+"""Most tags and attributes together; an export with all measurements has some ten thousands."""
 
 
 class _BoundedBuilder(TreeBuilder):
-    """Builds the tree without namespaces, and stops at the limits instead of when the memory is full."""
+    """Builds the tree without namespaces and stops at the greatest depth."""
 
     def __init__(self):
         super().__init__()
         self.depth = 0
-        self.elements = 0
 
     def start(self, tag: str, attributes: dict[str, str]) -> Element:
         self.depth += 1
-        self.elements += 1
-        if self.depth > MAX_DEPTH or self.elements > MAX_ELEMENTS:
-            raise EcgFormatError(
-                f"Expected XML at most {MAX_DEPTH} levels deep with at most {MAX_ELEMENTS} elements, got more. "
-                "This is no ECG export."
-            )
+        if self.depth > MAX_DEPTH:
+            raise EcgFormatError(f"Expected XML at most {MAX_DEPTH} levels deep, got more. This is no ECG export.")
         return super().start(_local(tag), {_local(name): value for name, value in attributes.items()})
 
     def end(self, tag: str) -> Element:
@@ -68,6 +63,9 @@ def parse_xml(data: bytes, root: str) -> Element:
         raise EcgFormatError(
             f"Expected an XML file of at most {MAX_XML_BYTES} bytes, got {len(data)}. Split the file."
         )
+    # Every tag has a "<" and every attribute a "=" in any encoding; counted first, as each costs memory when parsed.
+    if data.count(b"<") + data.count(b"=") > MAX_MARKUP:
+        raise EcgFormatError(f"Expected XML with at most {MAX_MARKUP} tags and attributes. This is no ECG export.")
     parser = DefusedXMLParser(target=_BoundedBuilder(), forbid_dtd=False, forbid_entities=True, forbid_external=True)
     try:
         parser.feed(data)

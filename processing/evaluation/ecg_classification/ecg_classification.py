@@ -1,5 +1,4 @@
-"""Multi-label ECG classification metrics as a module of the `evaluate` library, loaded by its local path (no
-network)."""
+"""Multi-label ECG classification metrics as a module of the `evaluate` library, loaded by its local path."""
 
 import datasets
 import evaluate

@@ -1,0 +1,319 @@
+"""Command line `merit-ecg`: inspect, convert, embed, classify and report, a thin layer over the library.
+
+Exit codes: 0 all well; 1 some of several files failed (they are listed); 2 a file or the command was refused.
+"""
+
+import argparse
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .readers import FORMATS, EcgRecord, detect_format, open_source, read_ecg
+
+DISCLAIMER = "Research software, not a medical device: not for diagnosis or treatment."
+REFUSALS = (ValueError, OSError, ImportError)
+"""What a file or checkpoint that cannot be used raises; anything else is a fault of this program and shows as one."""
+
+REPORT_REQUEST = "Report the findings of this ECG."
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit code.
+
+    Args:
+        argv (`list[str]`, *optional*): Arguments; those of the process when absent.
+
+    Example:
+
+    >>> main(["inspect", "absent.edf", "--json"])  # doctest: +ELLIPSIS
+    {"error": {"type": "EcgFormatError", "message": "There is no file 'absent.edf'..."}}
+    2
+    """
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except REFUSALS as error:
+        if getattr(args, "json", False):
+            print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+        else:
+            print(f"merit-ecg: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="merit-ecg", description=f"ECG-text foundation models. {DISCLAIMER}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    facts = argparse.ArgumentParser(add_help=False)
+    stated = facts.add_argument_group("what the file does not say")
+    stated.add_argument("--format", choices=FORMATS, help="format of the file, when its content does not show it")
+    stated.add_argument("--sampling-rate", type=float, metavar="HZ")
+    stated.add_argument("--units", metavar="UNIT", help="mV, uV, nV or V")
+    stated.add_argument(
+        "--leads",
+        type=_lead_names,
+        metavar="NAMES",
+        help="names of the channels in order (I,II,V1), or of some (col0=I,col1=II; an empty name leaves one out)",
+    )
+    stated.add_argument("--index", type=int, help="which recording of a file that holds several, from 0")
+    model = argparse.ArgumentParser(add_help=False, parents=[facts])
+    model.add_argument("files", nargs="+", metavar="FILE")
+    model.add_argument("--model", required=True, help="folder or Hub id of a checkpoint")
+    model.add_argument("--truncate", action="store_true", help="cut an ECG that is too long for the model")
+
+    command = commands.add_parser("inspect", parents=[facts], help="show what a file holds and how good it is")
+    command.add_argument("file", metavar="FILE")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+    command.add_argument("--plot", metavar="IMAGE", help="draw it on ECG paper (.png, .pdf, .svg)")
+    command.set_defaults(run=_inspect)
+    command = commands.add_parser("convert", parents=[facts], help="write a file in another format")
+    command.add_argument("file", metavar="FILE")
+    command.add_argument("out", type=Path, metavar="OUT", help="name ending in " + ", ".join(WRITERS))
+    command.set_defaults(run=_convert)
+    command = commands.add_parser("embed", parents=[model], help="write a table with one embedding per file")
+    command.add_argument("--out", type=Path, required=True, metavar="OUT.parquet")
+    command.set_defaults(run=_embed)
+    command = commands.add_parser("classify", parents=[model], help="compare each file with prompts")
+    command.add_argument("--prompts", nargs="+", required=True)
+    command.add_argument("--json", action="store_true", help="print one JSON object per file")
+    command.set_defaults(run=_classify)
+    command = commands.add_parser("report", parents=[model], help="write a report of each file")
+    command.add_argument("--prompt", default=REPORT_REQUEST, help="what the model is asked")
+    command.add_argument("--max-new-tokens", type=int, default=128)
+    command.add_argument("--json", action="store_true", help="print one JSON object per file")
+    command.set_defaults(run=_report)
+    return parser
+
+
+def _lead_names(text: str) -> list[str] | dict[str, str | None]:
+    parts = [part.strip() for part in text.split(",")]
+    if any("=" in part for part in parts):
+        return {name: lead or None for name, _, lead in (part.partition("=") for part in parts)}
+    return parts
+
+
+def _facts(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(args, name) for name in ("format", "sampling_rate", "leads", "units", "index")}
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    args.format = args.format or detect_format(open_source(args.file))
+    record = read_ecg(args.file, **_facts(args))
+    summary = describe(record, args.format)
+    if args.plot:
+        record.plot(args.plot)
+    if args.json:
+        print(json.dumps(summary, allow_nan=False))
+        return 0
+    for key in ("format", "record_id", "start_time", "age", "sex", "device", "filters", "unit", "gain"):
+        if summary[key] is not None:
+            print(f"{key:<14}{summary[key]}")
+    print(f"{'signal':<14}{record.n_samples} samples at {record.sampling_rate:g} Hz = {record.duration_s:g} s")
+    for lead, peak_to_peak in summary["peak_to_peak_mv"].items():
+        print(f"{lead:<14}" + ("no valid sample" if peak_to_peak is None else f"{peak_to_peak:.3f} mV peak to peak"))
+    for key, value in (summary["quality"] or {}).items():
+        print(f"{key:<24}{value}")
+    for note in summary["notes"]:
+        print(f"note: {note}")
+    print(DISCLAIMER)
+    return 0
+
+
+def describe(record: EcgRecord, format: str) -> dict[str, Any]:
+    """Return what `merit-ecg inspect --json` prints: facts, amplitude per lead, quality flags and notes."""
+    valid = [row[~np.isnan(row)] for row in record.signal]
+    quality, notes = _quality(record)
+    return {
+        "format": format,
+        "leads": list(record.leads),
+        "sampling_rate": record.sampling_rate,
+        "n_samples": record.n_samples,
+        "duration_s": record.duration_s,
+        "unit": record.unit,
+        "gain": record.gain,
+        "peak_to_peak_mv": {
+            lead: round(float(np.ptp(row)), 6) if len(row) else None for lead, row in zip(record.leads, valid)
+        },
+        "quality": quality,
+        "notes": [*record.notes, *notes],
+        "record_id": record.record_id,
+        "start_time": record.start_time.isoformat() if record.start_time else None,
+        "age": record.age,
+        "sex": record.sex,
+        "device": record.device,
+        "filters": record.filters,
+        "disclaimer": DISCLAIMER,
+    }
+
+
+def _quality(record: EcgRecord) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the quality flags of the feature extractor, `None` where it cannot use the record, and its warnings."""
+    from .feature_extraction_merit import MeritFeatureExtractor
+
+    extractor = MeritFeatureExtractor(
+        sampling_rate=max(10, round(record.sampling_rate)),
+        nan_policy="mask",
+        extra_leads="drop",
+        min_seconds=1e-6,
+        max_seconds=math.inf,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            quality = extractor(record, return_quality=True)["quality"][0]
+        except ValueError as error:
+            return None, [f"no quality flags: {error}"]
+    return json.loads(json.dumps(quality, default=_plain)), [str(warning.message) for warning in caught]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else list(value)
+
+
+def _write_npz(record: EcgRecord, out: Path) -> Path:
+    optional = {"record_id": record.record_id, "age": record.age, "sex": record.sex}
+    np.savez_compressed(
+        out,
+        signal=record.signal,
+        sampling_rate=record.sampling_rate,
+        leads=list(record.leads),
+        units="mV",
+        **{key: value for key, value in optional.items() if value is not None},
+    )
+    return out
+
+
+def _write_json(record: EcgRecord, out: Path) -> Path:
+    samples = [
+        [None if math.isnan(x) else x for x in row] for row in record.signal.astype(np.float64).round(6).tolist()
+    ]
+    facts = {"sampling_rate": record.sampling_rate, "leads": list(record.leads), "units": "mV"}
+    out.write_text(
+        json.dumps(facts | {"signal": samples, "disclaimer": DISCLAIMER}, allow_nan=False), encoding="utf-8"
+    )
+    return out
+
+
+WRITERS: dict[str, Callable[[EcgRecord, Path], Path]] = {
+    ".edf": lambda record, out: record.to_edf(out),
+    ".hea": lambda record, out: replace(record, record_id=out.stem).to_wfdb(out.parent),
+    ".npz": _write_npz,
+    ".json": _write_json,
+}
+
+
+def _convert(args: argparse.Namespace) -> int:
+    writer = WRITERS.get(args.out.suffix.lower())
+    if writer is None:
+        raise ValueError(f"Expected a name ending in {', '.join(WRITERS)}, got {args.out.name!r}.")
+    if args.out.exists():
+        raise ValueError(f"{args.out} exists already. Remove it or choose another name.")
+    print(f"{writer(read_ecg(args.file, **_facts(args)), args.out)}\n{DISCLAIMER}")
+    return 0
+
+
+def _embed(args: argparse.Namespace) -> int:
+    import pandas as pd
+
+    if args.out.suffix != ".parquet":
+        raise ValueError(f"Expected --out to end in .parquet, got {args.out.name!r}.")
+    failures: list[str] = []
+    rows = []
+    for file, inputs, model, _ in _prepared(args, "AutoModel", failures):
+        embedding = model.get_ecg_features(inputs["input_values"], inputs["ecg_mask"])[0]
+        rows.append({"file": file, "embedding": embedding.float().numpy()})
+    table = pd.DataFrame(rows, columns=["file", "embedding"])
+    table.attrs["disclaimer"] = DISCLAIMER
+    table.to_parquet(args.out)
+    print(f"{args.out}: {len(rows)} embeddings\n{DISCLAIMER}")
+    return _list_failures(failures)
+
+
+def _classify(args: argparse.Namespace) -> int:
+    failures: list[str] = []
+    for file, inputs, model, _ in _prepared(args, "AutoModel", failures, text=args.prompts):
+        shares = model(**inputs).logits_per_ecg[0].float().softmax(dim=0).tolist()
+        if args.json:
+            print(json.dumps({"file": file, "scores": dict(zip(args.prompts, shares)), "disclaimer": DISCLAIMER}))
+            continue
+        print(file)
+        for share, prompt in sorted(zip(shares, args.prompts), reverse=True):
+            print(f"  {share:6.3f}  {prompt}")
+    if not args.json:
+        print(f"Shares compare the prompts with each other; they are no probabilities of disease.\n{DISCLAIMER}")
+    return _list_failures(failures)
+
+
+def _report(args: argparse.Namespace) -> int:
+    failures: list[str] = []
+    for file, inputs, model, processor in _prepared(args, "AutoModelForMultimodalLM", failures, request=args.prompt):
+        tokens = model.generate(**inputs, max_new_tokens=args.max_new_tokens)
+        text = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+        if args.json:
+            print(json.dumps({"file": file, "report": text, "disclaimer": DISCLAIMER}))
+        else:
+            print(f"{file}\n  {text}")
+    if not args.json:
+        print(DISCLAIMER)
+    return _list_failures(failures)
+
+
+def _prepared(
+    args: argparse.Namespace,
+    auto_class: str,
+    failures: list[str],
+    text: list[str] | None = None,
+    request: str | None = None,
+) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Load the checkpoint, and yield file, inputs, model and processor for each file; list what fails."""
+    import torch
+    import transformers
+    from tqdm import tqdm
+
+    processor = transformers.AutoProcessor.from_pretrained(args.model)
+    processor.feature_extractor.nan_policy = "mask"
+    processor.feature_extractor.extra_leads = "drop"
+    processor.feature_extractor.truncation = args.truncate
+    model = getattr(transformers, auto_class).from_pretrained(args.model).eval()
+    with torch.inference_mode():
+        for file in tqdm(args.files, unit="ECG", disable=len(args.files) < 2):
+            try:
+                record = read_ecg(file, **_facts(args))
+                if request is None:
+                    inputs = processor(ecg=record, text=text, return_tensors="pt")
+                else:
+                    inputs = _generation_inputs(processor, record, request)
+            except REFUSALS as error:
+                failures.append(f"{file}: {error}")
+                continue
+            yield file, inputs, model, processor
+
+
+def _generation_inputs(processor: Any, record: EcgRecord, request: str) -> Any:
+    if processor.chat_template is None:
+        return processor(ecg=record, text=f"{processor.ecg_token}{request}", return_tensors="pt")
+    content = [{"type": "ecg", "ecg": record}, {"type": "text", "text": request}]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+
+
+def _list_failures(failures: list[str]) -> int:
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
