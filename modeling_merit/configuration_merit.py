@@ -295,8 +295,8 @@ class MeritGenerationConfig(PreTrainedConfig):
             raise ValueError(f"Expected `projector_type` 'mlp' or 'perceiver', got {self.projector_type!r}.")
         if self.num_ecg_tokens < 1 or (self.projector_type == "mlp" and self.num_ecg_tokens % leads):
             raise ValueError(
-                f"Expected `num_ecg_tokens` to be a positive multiple of the {leads} leads for the 'mlp' projector, got "
-                f"{self.num_ecg_tokens}."
+                f"Expected `num_ecg_tokens` to be a positive multiple of the {leads} leads for the 'mlp' projector, "
+                f"got {self.num_ecg_tokens}."
             )
         if self.projector_type == "perceiver" and self.ecg_config.hidden_size % self.perceiver_num_attention_heads:
             raise ValueError(

@@ -10,6 +10,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -128,7 +129,7 @@ class MeritEcgPositions(nn.Module):
 
 
 class MeritEcgEmbeddings(nn.Module):
-    """Patches to tokens: their normalised shape through a linear layer, plus their mean and spread, plus their place."""
+    """Patches to tokens: their shape through a linear layer, plus their mean and spread, plus their place."""
 
     def __init__(self, config: MeritEcgConfig):
         super().__init__()
@@ -162,6 +163,12 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+class MeritEcgQueryKey(nn.Linear):
+    """A projection to queries or keys. Both start as the same orthogonal matrix (after the mimetic initialisation of
+    Trockman and Kolter, 2023), so that a token looks from the start at the same moment in other leads and at the same lead
+    at other moments; without it masked modelling gave no more than a constant prediction for hundreds of steps."""
+
+
 class MeritEcgAttention(nn.Module):
     def __init__(self, config: MeritEcgConfig):
         super().__init__()
@@ -169,8 +176,8 @@ class MeritEcgAttention(nn.Module):
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.q_proj = MeritEcgQueryKey(config.hidden_size, config.hidden_size)
+        self.k_proj = MeritEcgQueryKey(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
@@ -275,14 +282,12 @@ class MeritPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, nn.Linear):
+        if isinstance(module, MeritEcgQueryKey):
+            # One seed, so that all of one shape are equal.
+            generator = torch.Generator(module.weight.device).manual_seed(0)
+            init.orthogonal_(module.weight, generator=generator)
+        elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
-        elif isinstance(module, MeritEcgAttention):
-            # Equal keys and queries let a token look from the start at the same moment in other leads and at the same
-            # lead at other moments (mimetic initialisation, Trockman and Kolter, 2023); without it masked modelling
-            # stayed at the error of a constant prediction for the first hundreds of steps.
-            init.orthogonal_(module.q_proj.weight)
-            init.copy_(module.k_proj.weight, module.q_proj.weight)
         elif isinstance(module, MeritModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
         elif isinstance(module, MeritDecoder):
@@ -298,7 +303,8 @@ class MeritPreTrainedModel(PreTrainedModel):
         """
         if cls._checkpoint_keys:
             kwargs.setdefault("key_mapping", cls._checkpoint_keys)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         missing = sorted(key for key in info["missing_keys"] if not key.startswith(cls._new_modules or ("\0",)))
         if missing:
             raise OSError(
@@ -357,7 +363,7 @@ class MeritEcgModel(MeritPreTrainedModel):
         if input_values.ndim != 3 or input_values.shape[1] != len(self.config.leads) or not input_values.shape[2]:
             raise ValueError(
                 f"Expected `input_values` of shape (batch, {len(self.config.leads)}, samples) with the rows "
-                f"{', '.join(self.config.leads)}, got {tuple(input_values.shape)}. Prepare it with the feature extractor."
+                f"{', '.join(self.config.leads)}, got {tuple(input_values.shape)}. Use the feature extractor."
             )
         if ecg_mask is not None and ecg_mask.shape != input_values.shape:
             raise ValueError(
@@ -457,18 +463,17 @@ class MeritModel(MeritPreTrainedModel):
             config_kwargs: Further fields of [`MeritConfig`].
 
         Returns:
-            [`MeritModel`] or the subclass it is called on.
+            [`MeritModel`]
         """
         ecg_model = MeritEcgModel.from_pretrained(ecg_model) if isinstance(ecg_model, str) else ecg_model
         text_model = AutoModel.from_pretrained(text_model) if isinstance(text_model, str) else text_model
-        config = cls.config_class(
+        config = MeritConfig(
             ecg_config=ecg_model.config.to_dict(), text_config=text_model.config.to_dict(), **config_kwargs
         )
         model = cls(config)
-        dual_encoder = getattr(model, cls.base_model_prefix, model)
-        dual_encoder.ecg_model.load_state_dict(ecg_model.state_dict())
+        model.ecg_model.load_state_dict(ecg_model.state_dict())
         text_weights = {key: value for key, value in text_model.state_dict().items() if not key.startswith("pooler.")}
-        dual_encoder.text_model.load_state_dict(text_weights)
+        model.text_model.load_state_dict(text_weights)
         return model
 
     def get_input_embeddings(self):
@@ -553,7 +558,15 @@ class MeritForPreTraining(MeritPreTrainedModel):
         self.decoder = MeritDecoder(config)
         self.post_init()
 
-    from_ecg_text_pretrained = classmethod(MeritModel.from_ecg_text_pretrained.__func__)
+    @classmethod
+    def from_ecg_text_pretrained(
+        cls, ecg_model: str | MeritEcgModel, text_model: str | PreTrainedModel, **config_kwargs
+    ):
+        """As [`MeritModel.from_ecg_text_pretrained`]; the decoder is new, too."""
+        dual_encoder = MeritModel.from_ecg_text_pretrained(ecg_model, text_model, **config_kwargs)
+        model = cls(dual_encoder.config)
+        model.merit = dual_encoder
+        return model
 
     def get_input_embeddings(self):
         return self.merit.get_input_embeddings()

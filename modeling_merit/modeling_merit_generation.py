@@ -235,7 +235,7 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
             )
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
-        # Copies of a prompt need copies of all its ECGs in a row; the method of the library repeats each ECG by itself.
+        # A copy of a prompt needs all its ECGs in a row; the method of the library would repeat each ECG by itself.
         if expand_size > 1 and input_ids is not None and model_kwargs.get("input_values") is not None:
             counts = (input_ids == self.config.ecg_token_id).sum(dim=1) // self.config.num_ecg_tokens
             groups = torch.arange(int(counts.sum()), device=input_ids.device).split(counts.tolist())

@@ -10,8 +10,8 @@ _HASH_FOR_UMLAUT = re.compile(r"(?<![^\W\d])#(?=bergang)|(?<=f)#(?=r\b)")
 _GERMAN_IN_ASCII = re.compile(
     r"stoerung|moegli|veraender|staendig|[ck]ulaer|verzoeger|ueber|\bfuer\b|foermig|hoe(?=h)|aemie\b|schaedig|praeter|hoefe"
 )
-# 555 reports (419 of them in folds 1-8) end in codes that a later reader typed in: "Edit: IMI 80, CRBBB, (IMI 100, LAFB)".
-# These are the labels of the data set, not the report; aligning ECGs with them would be supervised training.
+# 555 reports (419 of them in folds 1-8) end in codes that a later reader typed in: "Edit: IMI 80, (LAFB)". These
+# are the labels of the data set, not the report; aligning ECGs with them would be supervised training.
 _LATER_CODES = re.compile(r"\s*\bedit:.*", re.DOTALL)
 _UMLAUTS = (("ae", "ä"), ("oe", "ö"), ("ue", "ü"))
 
@@ -19,8 +19,9 @@ _UMLAUTS = (("ae", "ä"), ("oe", "ö"), ("ue", "ü"))
 def normalize_report(text: str) -> str:
     """Repair mangled umlauts, make lower case, reduce white space to single blanks, and cut off label codes.
 
-    Nothing is translated or expanded; only what follows "Edit:", the codes of a later reader, is left out. Four reports of PTB-XL with other damage (control sequences of a
-    printer, 7-bit Swedish letters, "á" for "ß") stay as they are: what would repair them would harm other texts.
+    Nothing is translated or expanded; only what follows "Edit:", the codes of a later reader, is left out. Four
+    reports of PTB-XL with other damage (control sequences of a printer, 7-bit Swedish letters, "á" for "ß") stay as
+    they are: what would repair them would harm other texts.
 
     Args:
         text (`str`): A report, or a prompt.

@@ -41,9 +41,9 @@ def embed_signals(
     """Encode every record of a table, none left out.
 
     Args:
-        encode (callable): (batch, leads, samples) float32 to (batch, features); a method of a model in evaluation mode.
+        encode (callable): (batch, leads, samples) float32 to (batch, features), of a model in evaluation mode.
         view (`SignalView`): Records in µV.
-        normalize (callable): (batch, leads, samples) in mV to what `encode` expects; `MeritFeatureExtractor.normalize`.
+        normalize (callable): (batch, leads, samples) in mV to what `encode` expects, of the feature extractor.
         batch_size (`int`): Records per pass.
         device: Where `encode` wants its input.
         description (`str`): Name of the progress bar.

@@ -60,16 +60,20 @@ def find_statements(text: str) -> list[Mention]:
             if not any(first <= start and end <= last for first, last in covers)
         ]
     mentions: list[Mention] = []
+    denied_until = None
     context = _context()
     for start, end, key in sorted(found):
         before, after = text[:start], text[end:]
         status = "present"
         if context["uncertain_before"].search(before) or context["uncertain_after"].match(after):
             status = "possible"
-        elif context["negated_before"].search(before) or context["negated_after"].match(after):
+        elif (
+            context["negated_before"].search(before)
+            or context["negated_after"].match(after)
+            or (denied_until is not None and context["chain"].fullmatch(text[denied_until:start]))
+        ):
             status = "absent"
-        elif mentions and mentions[-1].status == "absent" and context["chain"].fullmatch(text[mentions[-1].end : start]):
-            status = "absent"
+        denied_until = end if status == "absent" else None
         mentions.append(Mention(key, status, start, end))
     return mentions
 

@@ -5,6 +5,7 @@ of ChannelSensitivityUnitsSequence (UCUM). Parsing is done by pydicom.
 """
 
 import re
+import warnings
 from io import BytesIO
 
 import numpy as np
@@ -47,7 +48,8 @@ def read(source: Source) -> EcgRecord:
             "with dcmconv --write-xfer-little."
         )
     try:
-        with config.disable_value_validation():
+        with config.disable_value_validation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of spelling, such as a malformed UID; what matters is checked here
             dataset = dcmread(BytesIO(data), specific_tags=_TAGS)
             if not dataset.original_encoding[1]:
                 raise EcgFormatError(

@@ -49,6 +49,8 @@ def open_recording(source: Source) -> Recording:
                 edf = edfio.read_edf(source.path or source.data, header_encoding="latin-1")
         signals = edf.signals
         labels, units = [s.label for s in signals], [s.physical_dimension for s in signals]
+        rates, filters = [s.sampling_frequency for s in signals], [s.prefiltering for s in signals]
+        ranges = [(s.physical_min, s.physical_max, s.digital_min, s.digital_max) for s in signals]
         continuous = edf.is_continuous
     except Exception as error:  # the library raises whatever its parser meets
         raise EcgFormatError(f"{source.name} is a damaged EDF file: {error}.") from error
@@ -59,25 +61,19 @@ def open_recording(source: Source) -> Recording:
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
     millivolts = {i: millivolts_per(units[i], labels[i]) for i in chosen}
     for i in chosen:
-        _check_calibration(signals[i])
-    rate = max(signals[i].sampling_frequency for i in chosen)
+        _check_calibration(labels[i], *ranges[i])
+    rate = max(rates[i] for i in chosen)
     n_frames = round(edf.num_data_records * edf.data_record_duration * rate)
-    steps = {
-        (signals[i].physical_max - signals[i].physical_min)
-        * millivolts[i]
-        / (signals[i].digital_max - signals[i].digital_min)
-        for i in chosen
-    }
-    filters = sorted({signals[i].prefiltering for i in chosen} - {""})
+    steps = {(ranges[i][1] - ranges[i][0]) * millivolts[i] / (ranges[i][3] - ranges[i][2]) for i in chosen}
     start_time, age, sex, device = _circumstances(edf)
 
     def read_frames(start: int, stop: int) -> EcgRecord:
         check_size(len(chosen), stop - start, source.name)
         signal = np.empty((len(chosen), stop - start), dtype=np.float32)
         for row, i in zip(signal, chosen):
-            own = signals[i].sampling_frequency / rate
+            own = rates[i] / rate
             first, last = round(start * own), round(stop * own)
-            piece = signals[i].get_data_slice(first / (own * rate), last / (own * rate)) * millivolts[i]
+            piece = signals[i].get_data_slice(first / rates[i], last / rates[i]) * millivolts[i]
             row[:] = piece if own == 1 else resample(piece[None], len(piece), stop - start)[0][: stop - start]
         return EcgRecord(
             signal,
@@ -90,7 +86,7 @@ def open_recording(source: Source) -> Recording:
             device=device,
             unit=units[next(iter(chosen))],
             gain=1 / next(iter(steps)) if len(steps) == 1 else None,
-            filters="; ".join(filters) or None,
+            filters="; ".join(sorted({filters[i] for i in chosen} - {""})) or None,
             source=str(source.path) if source.path else None,
             notes=tuple(note for note in notes if note),
         )
@@ -128,13 +124,13 @@ def _check_length(source: Source) -> str:
     return ""
 
 
-def _check_calibration(signal: edfio.EdfSignal) -> None:
-    values = (signal.physical_min, signal.physical_max, signal.digital_min, signal.digital_max)
-    if not np.isfinite(values).all() or values[0] == values[1] or values[2] >= values[3]:
+def _check_calibration(
+    label: str, physical_min: float, physical_max: float, digital_min: int, digital_max: int
+) -> None:
+    if not np.isfinite(physical_max - physical_min) or physical_min == physical_max or digital_min >= digital_max:
         raise EcgFormatError(
-            f"Channel {signal.label!r} is not calibrated: physical range {values[0]:g} to {values[1]:g}, "
-            "digital range "
-            f"{values[2]} to {values[3]}. Expected two different values each."
+            f"Channel {label!r} is not calibrated: physical range {physical_min:g} to {physical_max:g}, digital range "
+            f"{digital_min} to {digital_max}. Expected two different values each."
         )
 
 

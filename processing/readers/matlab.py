@@ -10,21 +10,18 @@
 stated too.
 """
 
-import zlib
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from scipy.io import loadmat
 
 from ..leads import STANDARD_LEADS
 from .fields import age_of, sex_of
+from .matlab5 import read_variables
 from .record import EcgRecord
 from .source import MAX_FILE_BYTES, EcgFormatError, Source, check_size, millivolts_per
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_COMPRESSED = 15  # data type miCOMPRESSED of the MAT-file format, level 5
-_HEADER_BYTES = 128
 
 
 def matches(head: bytes, name: str) -> bool:
@@ -49,61 +46,21 @@ def read(source: Source) -> EcgRecord:
 
 
 def _read_mat(source: Source) -> EcgRecord:
-    try:
-        content = loadmat(BytesIO(_unpack(source)), variable_names=["ECG", "feats", "curr_sample_rate"])
-    except EcgFormatError:
-        raise
-    except Exception as error:  # the library raises whatever its parser meets
-        raise EcgFormatError(f"{source.name} is a damaged MATLAB file: {error}.") from error
+    content = read_variables(source.data, ("ECG", "feats", "curr_sample_rate"))
     if "feats" in content:
         rate = content.get("curr_sample_rate")
-        rate = (
-            float(rate[0, 0])
-            if isinstance(rate, np.ndarray) and rate.shape == (1, 1) and rate.dtype.kind in "iuf"
-            else None
-        )
-        return _record(source, content["feats"], rate, None, None)
+        known = isinstance(rate, np.ndarray) and rate.size == 1
+        return _record(source, content["feats"], float(rate.flat[0]) if known else None, None, None)
     ecg = content.get("ECG")
-    if not isinstance(ecg, np.ndarray) or ecg.size != 1 or set(ecg.dtype.names or ()) != {"sex", "age", "data"}:
+    if not isinstance(ecg, dict) or set(ecg) != {"sex", "age", "data"}:
         raise EcgFormatError(
-            f"{source.name} is a MATLAB file of unknown layout; expected a struct ECG with sex, age and data "
-            "(CPSC2018) or an "
-            "array feats. Save the signal as .npz with the arrays signal, sampling_rate, leads, units."
+            f"{source.name} is a MATLAB file of unknown layout; expected a struct ECG with sex, age, data (CPSC2018) "
+            "or an array feats. Save the signal as .npz with the arrays signal, sampling_rate, leads, units."
         )
-    fields = {name: ecg[name].flat[0] for name in ("sex", "age", "data")}
-    text = {
-        name: str(value.flat[0]) if isinstance(value, np.ndarray) and value.size else ""
-        for name, value in fields.items()
-    }
+    age = age_of(str(ecg["age"].flat[0])) if isinstance(ecg["age"], np.ndarray) and ecg["age"].size else None
+    sex = sex_of(ecg["sex"]) if isinstance(ecg["sex"], str) else None
     note = "500 Hz, mV and the order of the leads are those of CPSC2018; the file does not state them"
-    record = _record(
-        source, fields["data"], 500.0, STANDARD_LEADS, "mV", age_of(text["age"]), sex_of(text["sex"]), (note,)
-    )
-    return record
-
-
-def _unpack(source: Source) -> bytes:
-    """Unpack the compressed variables of a MATLAB 5 file, at most `MAX_FILE_BYTES`: zlib shrinks a thousandfold."""
-    data, unpacked, at, total = source.data, [source.data[:_HEADER_BYTES]], _HEADER_BYTES, 0
-    order = "big" if data[126:128] == b"MI" else "little"
-    while at + 8 <= len(data):
-        kind, length = int.from_bytes(data[at : at + 4], order), int.from_bytes(data[at + 4 : at + 8], order)
-        if at + 8 + length > len(data):
-            raise EcgFormatError(
-                f"{source.name} is truncated: a variable of {length} bytes begins at byte {at} of {len(data)}."
-            )
-        if kind == _COMPRESSED:
-            decoder = zlib.decompressobj()
-            unpacked.append(decoder.decompress(data[at + 8 : at + 8 + length], MAX_FILE_BYTES - total + 1))
-            if not decoder.eof and total + len(unpacked[-1]) <= MAX_FILE_BYTES:
-                raise EcgFormatError(f"{source.name} is truncated: a compressed variable does not end.")
-        else:
-            unpacked.append(data[at : at + 8 + length])
-        total += len(unpacked[-1])
-        if total > MAX_FILE_BYTES:
-            raise EcgFormatError(f"{source.name} unpacks to more than {MAX_FILE_BYTES} bytes. Split the recording.")
-        at += 8 + length
-    return b"".join(unpacked)
+    return _record(source, ecg["data"], 500.0, STANDARD_LEADS, "mV", age, sex, (note,))
 
 
 def _read_hdf5(source: Source) -> EcgRecord:

@@ -4,6 +4,7 @@ Layout of the `.npz`: `signal` (leads, samples), `sampling_rate` in Hz, `leads` 
 never read.
 """
 
+import sys
 import zipfile
 from io import BytesIO
 from math import prod
@@ -107,4 +108,8 @@ def _array(content: bytes, name: str) -> np.ndarray:
             f"{len(content) - stream.tell()}. "
             "It is truncated, or holds Python objects, which are never read."
         )
-    return np.load(BytesIO(content), allow_pickle=False)
+    array = np.load(BytesIO(content), allow_pickle=False)
+    # NumPy makes text of any 32-bit numbers; Python fails later on what is no character.
+    if dtype.kind == "U" and np.frombuffer(array.tobytes(), dtype.str[0] + "u4").max(initial=0) > sys.maxunicode:
+        raise EcgFormatError(f"{name} holds text that is none. The file is damaged.")
+    return array
