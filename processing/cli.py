@@ -178,15 +178,11 @@ def _plain(value: Any) -> Any:
 
 
 def _write_npz(record: EcgRecord, out: Path) -> Path:
+    arrays: dict[str, Any] = {"signal": record.signal, "sampling_rate": record.sampling_rate}
+    arrays |= {"leads": list(record.leads), "units": "mV"}
     optional = {"record_id": record.record_id, "age": record.age, "sex": record.sex}
-    np.savez_compressed(
-        out,
-        signal=record.signal,
-        sampling_rate=record.sampling_rate,
-        leads=list(record.leads),
-        units="mV",
-        **{key: value for key, value in optional.items() if value is not None},
-    )
+    arrays |= {key: value for key, value in optional.items() if value is not None}
+    np.savez_compressed(out, **arrays)
     return out
 
 

@@ -7,7 +7,7 @@ length is checked here first.
 import re
 import warnings
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import edfio
@@ -43,6 +43,7 @@ def open_recording(source: Source) -> Recording:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what it warns of is in `notes`
+            edf: edfio.Edf | edfio.Bdf
             if source.head[:8] == _BDF:  # read whole by the library, EDF on demand
                 edf = edfio.read_bdf(source.data, header_encoding="latin-1")
             else:
@@ -134,7 +135,9 @@ def _check_calibration(
         )
 
 
-def _circumstances(edf: edfio.Edf) -> tuple:
+def _circumstances(
+    edf: edfio.Edf | edfio.Bdf,
+) -> tuple[datetime | None, float | None, str | None, str | None]:
     """Start time, age, sex and device; each `None` where plain EDF has free text or the file is anonymised."""
     start_time = _stated(lambda: edf.startdatetime)
     sex = {"M": "male", "F": "female"}.get(_stated(lambda: edf.patient.sex))

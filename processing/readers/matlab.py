@@ -103,32 +103,27 @@ def _record(
     notes: tuple[str, ...] = (),
     record_id: str | None = None,
 ) -> EcgRecord:
-    facts = {
-        "sampling_rate": rate or source.sampling_rate,
-        "leads": leads or source.leads,
-        "units": unit or source.units,
-    }
-    missing = [f"`{name}=`" for name, value in facts.items() if value is None]
-    if missing:
-        raise EcgFormatError(
-            f"The layout of {source.name} leaves open what is not guessed. State {', '.join(missing)}."
-        )
+    rate, unit = rate or source.sampling_rate, unit or source.units
+    facts = {"sampling_rate": rate, "leads": leads or source.leads, "units": unit}
+    if rate is None or unit is None or facts["leads"] is None:
+        missing = ", ".join(f"`{name}=`" for name, value in facts.items() if value is None)
+        raise EcgFormatError(f"The layout of {source.name} leaves open what is not guessed. State {missing}.")
     if not isinstance(signal, np.ndarray) or signal.ndim != 2 or signal.dtype.kind not in "iuf":
-        raise EcgFormatError(
-            f"{source.name}: expected a signal of numbers (leads, samples), got {getattr(signal, 'shape', signal)}."
-        )
-    if leads and len(leads) != len(signal):
+        found = f"shape {signal.shape}" if isinstance(signal, np.ndarray) else type(signal).__name__
+        raise EcgFormatError(f"{source.name}: expected a signal of numbers (leads, samples), got {found}.")
+    n_leads, n_samples = signal.shape
+    if leads and len(leads) != n_leads:
         raise EcgFormatError(f"{source.name}: expected {len(leads)} leads, got a signal of shape {signal.shape}.")
-    check_size(*signal.shape, source.name)
-    chosen = source.choose_leads(list(leads) if leads else [f"row {i}" for i in range(len(signal))])
+    check_size(n_leads, n_samples, source.name)
+    chosen = source.choose_leads(list(leads) if leads else [f"row {i}" for i in range(n_leads)])
     return EcgRecord(
-        signal[list(chosen)].astype(np.float64) * millivolts_per(facts["units"]),
-        facts["sampling_rate"],
+        signal[list(chosen)].astype(np.float64) * millivolts_per(unit),
+        rate,
         tuple(chosen.values()),
         record_id=record_id or Path(source.name).stem,
         age=age,
         sex=sex,
-        unit=facts["units"],
+        unit=unit,
         source=str(source.path) if source.path else None,
         notes=notes,
     )

@@ -1,7 +1,7 @@
 """Arrays, text and structs of MATLAB 5 files.
 
 Format: "MAT-File Format", The MathWorks, chapter 1, "Level 5 MAT-File Format". Own code because `scipy.io.loadmat`
-(1.18) ends the process on some damaged files; the fuzzer of this project finds one in a thousand.
+(1.17) ends the process on some damaged files; the fuzzer of this project finds one in a thousand.
 """
 
 import struct

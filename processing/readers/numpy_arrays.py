@@ -50,7 +50,7 @@ def read(source: Source) -> EcgRecord:
             f"Expected a signal (leads, samples) with a row for each of the {len(names)} leads, got {signal.shape}. "
             "Transpose an array of shape (samples, leads) before saving it."
         )
-    check_size(*signal.shape, source.name)
+    check_size(len(names), signal.shape[1], source.name)
     chosen = source.choose_leads(names)
     unit = str(arrays["units"]) if "units" in arrays else source.units
     scale = millivolts_per(unit)

@@ -76,8 +76,8 @@ def read(source: Source) -> EcgRecord:
             f"{rhythm.interval} us and {interval} us."
         )
 
-    signal = np.full((len(rows), last - first + 1), np.nan)
-    for row, i in enumerate(rows):
+    decoded = {}
+    for i in rows:
         pieces = bimodal_pieces(protected, starts[i], lengths[i], factor)
         n_stored = sum((stop - start) // step for start, stop, step in pieces)
         samples = decode_lead(rhythm.leads[i], n_stored, rhythm.differences, tables, names[i]) * rhythm.millivolts
@@ -85,7 +85,10 @@ def read(source: Source) -> EcgRecord:
         if subtracted:
             beat = decode_lead(reference.leads[i], None, reference.differences, tables, names[i])
             add_reference_beats(samples, starts[i], beat * reference.millivolts, beats, fiducial)
-        signal[row, starts[i] - first : ends[i] - first + 1] = samples
+        decoded[i] = samples
+    signal = np.full((len(rows), last - first + 1), np.nan)
+    for row, i in zip(signal, rows):
+        row[starts[i] - first : ends[i] - first + 1] = decoded[i]
     notes = []
     if subtracted:
         notes.append("The reference beat that the file subtracts was added again (section 5).")

@@ -81,7 +81,7 @@ def write_edf(record: "EcgRecord", path: Path) -> Path:
     start = record.start_time
     edf = edfio.Edf(
         signals,
-        patient=edfio.Patient(sex={"male": "M", "female": "F"}.get(record.sex, "X")),
+        patient=edfio.Patient(sex="M" if record.sex == "male" else "F" if record.sex == "female" else "X"),
         recording=edfio.Recording(startdate=start.date()) if start and 1985 <= start.year < 2085 else None,
         starttime=start.time() if start else None,
         data_record_duration=duration,

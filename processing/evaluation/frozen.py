@@ -1,0 +1,95 @@
+"""A frozen MERIT encoder: loaded or drawn at random, and applied once to every record of a data set."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from transformers import AutoFeatureExtractor
+
+from modeling_merit import MeritEcgModel, MeritFeatureExtractor
+
+from ..builders import SignalView
+from .embeddings import embed_signals, weights_fingerprint
+from .results import data_fingerprint
+
+SAMPLING_RATE = 100
+"""Hz of the tables that evaluation reads."""
+
+
+def load_extractor(model: str | Path) -> MeritFeatureExtractor:
+    """Load the feature extractor of a checkpoint and see that the evaluation's signals fit it.
+
+    Raises:
+        ValueError: If the model works at another rate than 100 Hz.
+    """
+    extractor = AutoFeatureExtractor.from_pretrained(model)
+    if extractor.sampling_rate != SAMPLING_RATE:
+        raise ValueError(
+            f"Expected a model for {SAMPLING_RATE} Hz, the rate of the evaluated signals, got one for "
+            f"{extractor.sampling_rate} Hz in {model}."
+        )
+    return extractor
+
+
+def load_encoder(
+    model: str | Path, random_init: bool = False, seed: int = 0, device: str | torch.device = "cpu"
+) -> tuple[MeritEcgModel, MeritFeatureExtractor]:
+    """Load the ECG tower of a checkpoint, in evaluation mode and single precision, and its feature extractor.
+
+    Args:
+        model (`str` or `Path`): Checkpoint folder or Hub id.
+        random_init (`bool`): Keep the architecture, draw the weights anew from `seed`.
+        seed (`int`), device: Of that draw; where the tower shall be.
+
+    Raises:
+        ValueError: If the model works at another rate than 100 Hz.
+    """
+    extractor = load_extractor(model)
+    encoder = MeritEcgModel.from_pretrained(model, dtype=torch.float32)
+    if random_init:
+        torch.manual_seed(seed)
+        encoder = MeritEcgModel(encoder.config)
+    return encoder.to(device).eval(), extractor
+
+
+def embed_tables(
+    encoder: MeritEcgModel,
+    extractor: MeritFeatureExtractor,
+    tables: Mapping[str, datasets.Dataset],
+    cache_dir: str | Path | None = None,
+    batch_size: int = 128,
+) -> tuple[dict[str, np.ndarray], str, str]:
+    """Return the pooled features of every table, and the fingerprints of weights and signals they were made from.
+
+    With a `cache_dir` features are computed once per pair of fingerprints.
+
+    Returns:
+        `tuple`: float32 features (records, hidden) by table, fingerprint of the weights, fingerprint of the signals.
+
+    Raises:
+        RuntimeError: If the weights changed while embedding.
+    """
+    weights = weights_fingerprint(encoder)
+    views = {name: SignalView(table) for name, table in tables.items()}
+    signals = data_fingerprint(view.signals(range(len(view))) for view in views.values())
+    cache = None if cache_dir is None else Path(cache_dir) / f"{weights}-{signals}.safetensors"
+    if cache and cache.is_file():
+        return load_file(cache), weights, signals
+    features = {
+        name: embed_signals(
+            lambda batch: encoder(batch).pooler_output, view, extractor.normalize, batch_size, encoder.device, name
+        )
+        for name, view in views.items()
+    }
+    if weights_fingerprint(encoder) != weights:
+        raise RuntimeError("Expected the frozen encoder to stay as it is, but its weights changed while embedding.")
+    if cache:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        save_file(features, cache)
+    return features, weights, signals
+
+
+__all__ = ["SAMPLING_RATE", "embed_tables", "load_encoder", "load_extractor"]

@@ -1,0 +1,208 @@
+"""Supervised training of an ECG classifier through Accelerate: one network for one or several tasks of PTB-XL.
+
+A network for several tasks has one output per class of each; a record outside a task has no say in its outputs. The
+epoch is chosen by validation macro AUROC, averaged over the tasks; fold 10 is predicted once, at the end.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+from transformers import get_cosine_schedule_with_warmup
+
+from ..augmentation import augment_ecg
+from ..builders import SignalView
+from .frozen import SAMPLING_RATE
+from .metrics import metric_value
+from .ptb_xl_task import PtbXlTask
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How to train.
+
+    Args:
+        epochs (`int`), patience (`int`): At most so many; stop when so many in a row brought no better validation.
+        batch_size (`int`): Records per process and step.
+        warmup_ratio (`float`): Share of the steps over which the learning rate rises, before it falls as a cosine.
+        crop_seconds (`float`): Length of the random pieces trained on; predictions are the mean over consecutive
+            pieces of this length.
+        gain_jitter, wander_mv, noise_mv, lead_dropout (`float`): See `augment_ecg`.
+        max_grad_norm (`float`), seed (`int`).
+    """
+
+    epochs: int = 20
+    patience: int = 5
+    batch_size: int = 128
+    warmup_ratio: float = 0.1
+    crop_seconds: float = 2.5
+    gain_jitter: float = 0.1
+    wander_mv: float = 0.05
+    noise_mv: float = 0.01
+    lead_dropout: float = 0.0
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Probabilities by split and task at the chosen epoch, and the curve that it was chosen by."""
+
+    probabilities: dict[str, dict[str, np.ndarray]]
+    best_epoch: int
+    curve: list[dict[str, float]]
+
+
+class LabelledEcgs(Dataset):
+    """Whole batches of signals with labels. The augmentation of a batch follows from seed, epoch and first record."""
+
+    def __init__(self, view: SignalView, tasks: Sequence[PtbXlTask], split: str, normalize: Callable, plan: Schedule):
+        self.view, self.normalize, self.plan, self.epoch = view, normalize, plan, 0
+        self.train = split == "train"
+        self.rows = np.unique(np.concatenate([task.rows[split] for task in tasks]))
+        self.labels = np.zeros((len(self.rows), sum(len(task.classes) for task in tasks)), dtype=np.float32)
+        self.counts = np.zeros_like(self.labels)  # 1 where a record belongs to the output's task
+        self.places, start = {}, 0
+        for task in tasks:
+            columns = slice(start, start + len(task.classes))
+            places = np.searchsorted(self.rows, task.rows[split])
+            self.labels[places, columns], self.counts[places, columns] = task.labels[split], 1
+            self.places[task.name], start = (places, columns), columns.stop
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
+        """One batch: `input_values` (batch, leads, samples), or (batch, pieces, leads, samples) when not training."""
+        plan = self.plan
+        signals = self.view.signals(self.rows[indices]).astype(np.float32) / 1000  # µV to mV
+        length = min(round(plan.crop_seconds * SAMPLING_RATE), signals.shape[-1])
+        batch = {"index": torch.tensor(indices)}
+        mask = None
+        if self.train:
+            rng = np.random.default_rng([plan.seed, self.epoch, indices[0]])
+            signals, mask = augment_ecg(
+                signals,
+                rng,
+                sampling_rate=SAMPLING_RATE,
+                crop_seconds=length / SAMPLING_RATE,
+                gain_jitter=plan.gain_jitter,
+                wander_mv=plan.wander_mv,
+                noise_mv=plan.noise_mv,
+                lead_dropout=plan.lead_dropout,
+            )
+            if plan.lead_dropout:
+                batch["ecg_mask"] = torch.from_numpy(np.ascontiguousarray(mask))
+            batch |= {name: torch.from_numpy(getattr(self, name)[indices]) for name in ("labels", "counts")}
+        else:
+            starts = np.linspace(0, signals.shape[-1] - length, -(-signals.shape[-1] // length)).round().astype(int)
+            signals = np.stack([signals[..., start : start + length] for start in starts], axis=1)
+        return batch | {"input_values": torch.from_numpy(self.normalize(signals, mask))}
+
+
+def train_classifier(
+    model: nn.Module,
+    groups: Iterable[dict],
+    views: Mapping[str, SignalView],
+    tasks: Sequence[PtbXlTask],
+    normalize: Callable[..., np.ndarray],
+    plan: Schedule,
+    accelerator: Accelerator,
+) -> Outcome:
+    """Train a classifier; it ends with the weights of the chosen epoch.
+
+    Args:
+        model (`nn.Module`): Called with `input_values` and `ecg_mask` (batch, leads, samples), returns an object with
+            `logits` (batch, classes of all tasks).
+        groups (iterable of `dict`): Parameter groups for AdamW, each with its `lr` and `weight_decay`.
+        views (mapping of `str` to `SignalView`): Signals by split.
+        tasks (sequence of `PtbXlTask`): In the order of the model's outputs.
+        normalize (callable): (…, leads, samples) in mV and mask to model input, of the feature extractor.
+        plan (`Schedule`), accelerator (`Accelerator`).
+
+    Raises:
+        ValueError: If the validation split cannot choose an epoch because no class has both labels in it.
+        FloatingPointError: If the loss is no longer finite.
+    """
+    data = {split: LabelledEcgs(view, tasks, split, normalize, plan) for split, view in views.items()}
+    loaders = {
+        split: DataLoader(
+            ecgs,
+            min(plan.batch_size, len(ecgs)),
+            shuffle=split == "train",
+            collate_fn=lambda batch: batch,
+            generator=torch.Generator().manual_seed(plan.seed),
+        )
+        for split, ecgs in data.items()
+    }
+    optimizer = torch.optim.AdamW(groups)
+    model, optimizer, *prepared = accelerator.prepare(model, optimizer, *loaders.values())
+    loaders = dict(zip(loaders, prepared))
+    steps = plan.epochs * len(loaders["train"])
+    scheduler = get_cosine_schedule_with_warmup(optimizer, max(1, int(plan.warmup_ratio * steps)), steps)
+    best, best_epoch, best_state, curve = -1.0, -1, {}, []
+    for epoch in tqdm(range(plan.epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process):
+        model.train()
+        losses = []
+        loaders["train"].set_epoch(epoch)
+        for batch in loaders["train"]:
+            logits = model(input_values=batch["input_values"], ecg_mask=batch.get("ecg_mask")).logits
+            loss = nn.functional.binary_cross_entropy_with_logits(
+                logits.float(), batch["labels"], weight=batch["counts"], reduction="sum"
+            ) / batch["counts"].sum().clamp(min=1)
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
+            optimizer.step()
+            scheduler.step()
+            optimizer.zero_grad()
+            losses.append(loss.detach())
+        mean_loss = torch.stack(losses).mean().item()
+        if not np.isfinite(mean_loss):
+            raise FloatingPointError(f"The loss became {mean_loss} in epoch {epoch}; lower the learning rate.")
+        val = predict(model, loaders["validation"], data["validation"], accelerator)
+        scores = {
+            task.name: float(metric_value("macro_auroc", task.labels["validation"], val[task.name])) for task in tasks
+        }
+        if undefined := [name for name, score in scores.items() if np.isnan(score)]:
+            raise ValueError(
+                "Expected a class with positive and negative records in the validation split, to choose the epoch by, "
+                f"got none for {', '.join(undefined)}. Use more records."
+            )
+        score = float(np.mean(list(scores.values())))
+        curve.append({"epoch": epoch, "train_loss": mean_loss, "validation_macro_auroc": score, **scores})
+        if score > best:
+            best, best_epoch = score, epoch
+            best_state = {k: v.detach().clone() for k, v in accelerator.unwrap_model(model).state_dict().items()}
+        elif epoch - best_epoch >= plan.patience:
+            break
+    accelerator.unwrap_model(model).load_state_dict(best_state)
+    splits = ("validation", "test")
+    probabilities = {split: predict(model, loaders[split], data[split], accelerator) for split in splits}
+    return Outcome(probabilities, best_epoch, curve)
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module, loader: DataLoader, ecgs: LabelledEcgs, accelerator: Accelerator
+) -> dict[str, np.ndarray]:
+    """Return the probabilities (records of the task, classes) of every task, none left out, on every process."""
+    model.eval()
+    probabilities = np.full(ecgs.labels.shape, np.nan)
+    for batch in loader:
+        pieces = batch["input_values"]
+        logits = model(input_values=pieces.flatten(0, 1), ecg_mask=None).logits.float()
+        mean = logits.sigmoid().unflatten(0, pieces.shape[:2]).mean(dim=1)
+        index, mean = accelerator.gather((batch["index"], mean))  # may repeat records at the end, which does no harm
+        probabilities[index.cpu().numpy()] = mean.cpu().numpy()
+    return {name: probabilities[places][:, columns] for name, (places, columns) in ecgs.places.items()}
+
+
+__all__ = ["LabelledEcgs", "Outcome", "Schedule", "predict", "train_classifier"]
