@@ -3,9 +3,9 @@
     python examples/linear_probe.py --model merit-ecg --data_dir PTB_XL_FOLDER --arm joint --output results/ptb_xl.json
 
 The encoder embeds every record once (evaluation mode, weights unchanged, checked by hash). For each task a logistic
-regression is fitted on folds 1-8, its C and one threshold per class are chosen on fold 9, and fold 10 is scored once, with
-bootstrap intervals over patients. Rows go to `--output`, fold-10 probabilities to `--predictions` for `compare.py`.
-`--random_init` draws the weights anew from `--seed`: the baseline that every pre-training must beat.
+regression is fitted on folds 1-8, its C and one threshold per class are chosen on fold 9, and fold 10 is scored once,
+with bootstrap intervals over patients. Rows go to `--output`, fold-10 probabilities to `--predictions`, which
+`compare.py` reads. `--random_init` draws the weights anew from `--seed`: the baseline that pre-training must beat.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def embed_splits(args, splits):
-    """Features of the three splits by name, read from the cache when weights and signals are those it was made from."""
+    """Features of the three splits by name, from the cache when weights and signals are those it was made from."""
     extractor = AutoFeatureExtractor.from_pretrained(args.model)
     model = MeritEcgModel.from_pretrained(args.model, dtype=torch.float32)
     if args.random_init:

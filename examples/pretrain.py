@@ -169,7 +169,19 @@ def parse_args():
         parser.error(
             f"Expected the trackers of --report_to to be installed, missing {missing}: pip install {missing[0]}"
         )
+    for name in ("num_records", "epochs", "max_train_steps", "batch_size", "gradient_accumulation_steps"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f"Expected --{name} of at least 1, got {value}.")
+    if args.resume_from_checkpoint == "latest" and not saved_checkpoints(args.output_dir):
+        parser.error(f"Expected checkpoints in {args.output_dir / 'checkpoints'} to resume from, got none.")
+    if args.resume_from_checkpoint not in (None, "latest") and not Path(args.resume_from_checkpoint).is_dir():
+        parser.error(f"Expected a checkpoint folder or 'latest', got {args.resume_from_checkpoint!r}.")
     return args
+
+
+def saved_checkpoints(output_dir):
+    """Folders of the checkpoints of a run, oldest first."""
+    return sorted(output_dir.glob("checkpoints/checkpoint_*"), key=lambda folder: int(folder.name.split("_")[-1]))
 
 
 def load_tables(args):
@@ -251,7 +263,7 @@ def validate(model, loader, accelerator, seed):
         for batch in loader:
             output = model(**batch)
             for name in METRICS:
-                if output[name] is not None:
+                if output.get(name) is not None:
                     sums[name] = sums.get(name, 0.0) + accelerator.reduce(output[name].detach().float(), "mean").item()
     model.train()
     return {name: value / len(loader) for name, value in sums.items()}
@@ -308,8 +320,8 @@ def main():
     set_seed(args.seed + accelerator.process_index)  # each process its own masks
     if args.resume_from_checkpoint:
         accelerator.load_state(None if args.resume_from_checkpoint == "latest" else args.resume_from_checkpoint)
-        saved = sorted((args.output_dir / "checkpoints").iterdir(), key=lambda folder: int(folder.name.split("_")[-1]))
-        accelerator.project_configuration.iteration = int(saved[-1].name.split("_")[-1]) + 1
+        if saved := saved_checkpoints(args.output_dir):
+            accelerator.project_configuration.iteration = int(saved[-1].name.split("_")[-1]) + 1
 
     pairs_per_step = train_loader.total_batch_size * args.gradient_accumulation_steps
     bar = tqdm(
@@ -337,7 +349,7 @@ def main():
                 continue
             scheduler.step()
             progress.step += 1
-            terms = {name: output[name].detach().float() for name in METRICS if output[name] is not None}
+            terms = {name: output[name].detach().float() for name in METRICS if output.get(name) is not None}
             terms = {name: accelerator.reduce(value, "mean").item() for name, value in terms.items()}
             for name, value in terms.items():
                 progress.sums[name] = progress.sums.get(name, 0.0) + value
