@@ -15,6 +15,7 @@ EXTRAS["dev"] = [
     *(requirement for extra in ("plot", "formats", "generation", "trackers") for requirement in EXTRAS[extra]),
     "pytest>=8,<10",
     "pytest-timeout>=2.3,<3",
+    "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
     "ruff>=0.12,<1",
     "mypy>=1.15,<3",

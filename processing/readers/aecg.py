@@ -5,6 +5,7 @@ and increment), the others the leads (`SLIST_PQ`: value = origin + scale * digit
 representative beats, lie in `derivation` and are not read.
 """
 
+from datetime import datetime
 from xml.etree.ElementTree import Element
 
 import numpy as np
@@ -58,13 +59,15 @@ def read(source: Source) -> EcgRecord:
     notes += tuple(f"A derived series was left out: {_code(derived)}." for derived in series.iter("derivedSeries"))
     if len(all_series) > 1 or len(sets) > 1:
         notes += (f"The first of {len(all_series)} rhythm series with {len(sets)} sequence sets was read.",)
+    age, sex = _subject(root, start)
     return EcgRecord(
         signal=signal,
         sampling_rate=rate,
         leads=tuple(rows.values()),
         record_id=source.path.stem if source.path else None,
         start_time=start or time_of(_value(series, "effectiveTime/low"), *_TIMES),
-        **_subject(root, start),
+        age=age,
+        sex=sex,
         device=_device(series),
         unit=scales[0].get("unit", ""),
         gain=1 / (float(scales[0].get("value")) * millivolts_per(scales[0].get("unit"))) if _same(scales) else None,
@@ -83,7 +86,7 @@ def _value(element: Element, path: str, attribute: str = "value") -> str | None:
     return None if found is None else found.get(attribute)
 
 
-def _time(sequence: Element):
+def _time(sequence: Element) -> tuple[float, datetime | None]:
     """Sampling rate in Hz, and the time of the first sample if it is absolute."""
     value = sequence.find("value")
     kind = None if value is None else value.get("type")
@@ -124,19 +127,17 @@ def _same(scales: list[Element]) -> bool:
     return len({(scale.get("value"), scale.get("unit")) for scale in scales}) == 1
 
 
-def _subject(root: Element, when) -> dict[str, float | str | None]:
+def _subject(root: Element, when: datetime | None) -> tuple[float | None, str | None]:
+    """Age in years, reported or from the birth date, and sex."""
+    age = sex = None
     person = next(root.iter("subjectDemographicPerson"), None)
-    age = None
+    if person is not None:
+        age = age_at(time_of(_value(person, "birthTime"), *_TIMES), when)
+        sex = sex_of(_value(person, "administrativeGenderCode", "code"))
     for observation in root.iter("relatedObservation"):
         if _code(observation) == "21612-7" and _value(observation, "value", "unit") == "a":  # LOINC: reported age
-            age = age_of(_value(observation, "value"))
-    if person is None:
-        return {"age": age, "sex": None}
-    birth = time_of(_value(person, "birthTime"), *_TIMES)
-    return {
-        "age": age_at(birth, when) if age is None else age,
-        "sex": sex_of(_value(person, "administrativeGenderCode", "code")),
-    }
+            age = age_of(_value(observation, "value")) or age
+    return age, sex
 
 
 def _device(series: Element) -> str | None:

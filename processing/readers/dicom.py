@@ -6,6 +6,7 @@ of ChannelSensitivityUnitsSequence (UCUM). Parsing is done by pydicom.
 
 import re
 import warnings
+from collections.abc import Iterator
 from io import BytesIO
 
 import numpy as np
@@ -142,7 +143,7 @@ def _is_beat(group: Dataset) -> bool:
     return any(word in _label(group).upper() for word in _BEAT_LABELS)
 
 
-def _channels(dataset: Dataset, index: int, notes: list[str]):
+def _channels(dataset: Dataset, index: int, notes: list[str]) -> Iterator[tuple[str, np.ndarray, float, str]]:
     """Yield (lead name in the file, signal in mV, ADC units per mV, unit) of the voltage channels of a group."""
     group = dataset.WaveformSequence[index]
     n_channels, n_samples = int(group.NumberOfWaveformChannels), int(group.NumberOfWaveformSamples)

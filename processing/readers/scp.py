@@ -5,21 +5,14 @@ Clause numbers below are those of EN 1064. All numbers are little-endian; sample
 
 import binascii
 import struct
+from datetime import datetime
 
 import numpy as np
 
 from .fields import age_at, age_of, time_of
 from .record import EcgRecord
-from .scp_signal import (
-    add_reference_beats,
-    beat_locations,
-    bimodal_pieces,
-    decode_lead,
-    huffman_tables,
-    restore_bimodal,
-    signal_section,
-    unpack,
-)
+from .scp_huffman import decode_lead, huffman_tables, unpack
+from .scp_signal import add_reference_beats, beat_locations, bimodal_pieces, restore_bimodal, signal_section
 from .source import EcgFormatError, Source, check_size
 
 LEAD_CODES = {
@@ -64,11 +57,11 @@ def read(source: Source) -> EcgRecord:
         raise EcgFormatError(f"Expected at most {_MAX_CODED_SAMPLES} Huffman-coded samples, got {sum(lengths)}.")
     rhythm = signal_section(sections, 6, len(names))
     subtracted = bool(flags & 1)
-    interval, reference, beats, protected, fiducial = rhythm.interval, None, [], [], 0
+    reference, locations = rhythm, beat_locations(None)
     if rhythm.bimodal or subtracted:
         reference = signal_section(sections, 5, len(names))
-        beats, protected, fiducial = beat_locations(sections.get(4))
-        interval = reference.interval
+        locations = beat_locations(sections.get(4, b""))
+    interval, (beats, protected, fiducial) = reference.interval, locations
     factor = rhythm.interval // interval
     if factor * interval != rhythm.interval or (factor > 1) != rhythm.bimodal:
         raise EcgFormatError(
@@ -166,7 +159,8 @@ def _lead_definition(sections: dict[int, bytes]) -> tuple[int, list[int], list[i
 
 def _header(section: bytes) -> dict:
     """Time, age, sex, device and filters of section 1 (clause 5.4); names and numbers of the patient are not read."""
-    tags, offset = {}, 0
+    tags: dict[int, bytes] = {}
+    offset = 0
     while offset + 3 <= len(section) and section[offset] != 255:
         tag, length = struct.unpack_from("<BH", section, offset)
         tags.setdefault(tag, section[offset + 3 : offset + 3 + length])
@@ -190,7 +184,7 @@ def _header(section: bytes) -> dict:
     }
 
 
-def _date(date: bytes, time: bytes = b"\0\0\0"):
+def _date(date: bytes, time: bytes = b"\0\0\0") -> datetime | None:
     if len(date) != 4 or len(time) != 3:
         return None
     year, month, day = struct.unpack("<HBB", date)

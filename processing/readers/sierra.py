@@ -1,9 +1,7 @@
 """Philips Sierra XML, versions 1.03 and 1.04 (TraceMaster, PageWriter, HeartStart).
 
-There is no public standard; the XLI compression (10-bit LZW over second differences, limb leads as residuals of the
-Einthoven and Goldberger sums) is as published by C. Watford in sierra-ecg-tools,
-https://github.com/sixlettervariables/sierra-ecg-tools (MIT). The library of that project is not used: it follows the
-chunk lengths of the file without a bound.
+There is no public standard; the layout is that of the samples in sierra-ecg-tools of C. Watford,
+https://github.com/sixlettervariables/sierra-ecg-tools (MIT), the compression is in `xli`.
 """
 
 from xml.etree.ElementTree import Element
@@ -13,11 +11,11 @@ import numpy as np
 from .fields import age_at, age_of, number_of, sex_of, time_of
 from .record import EcgRecord
 from .source import EcgFormatError, Source, check_size
+from .xli import decode_xli, restore_limb_leads
 from .xml_safety import base64_samples, has_root, parse_xml, text_of
 
 _VERSIONS = ("1.03", "1.04", "1.04.01", "1.04.02")
 _TWELVE_WIRES = ("I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6")
-_LZW_BITS = 10
 
 
 def matches(head: bytes, name: str) -> bool:
@@ -126,8 +124,8 @@ def _samples(waveforms: Element, n_leads: int, n_samples: int) -> np.ndarray:
     data = base64_samples(waveforms.text, "the waveforms")
     compression = waveforms.get("compressmethod") or waveforms.get("compression") or "Uncompressed"
     if compression == "XLI":
-        samples = np.array(_decode_xli(data, n_leads, n_samples))
-        _restore_limb_leads(samples)
+        samples = np.array(decode_xli(data, n_leads, n_samples))
+        restore_limb_leads(samples)
         return samples
     if compression != "Uncompressed" or len(data) != 2 * n_leads * n_samples:
         raise EcgFormatError(
@@ -135,77 +133,6 @@ def _samples(waveforms: Element, n_leads: int, n_samples: int) -> np.ndarray:
             f"{len(data)} bytes."
         )
     return np.frombuffer(data, "<i2").reshape(n_leads, n_samples).astype(np.int64)
-
-
-def _decode_xli(data: bytes, n_leads: int, n_samples: int) -> list[np.ndarray]:
-    """One chunk per channel: length (int32), two bytes unused, first delta (int16), then the LZW codes."""
-    chunks, position = [], 0
-    while position < len(data):
-        length = int.from_bytes(data[position : position + 4], "little")
-        first = int.from_bytes(data[position + 6 : position + 8], "little", signed=True)
-        chunks.append((first, data[position + 8 : position + 8 + length]))
-        position += 8 + length
-    # Devices write sixteen channels, the last four unused; all have to be whole, or the file was cut.
-    if len(chunks) < n_leads or position != len(data):
-        raise EcgFormatError(f"Expected {n_leads} whole compressed leads, got {len(chunks)} chunks and a part of one.")
-    leads = []
-    for first, chunk in chunks[:n_leads]:
-        # The high bytes of all samples come before the low bytes.
-        high, low = np.frombuffer(_decode_lzw(chunk, 2 * n_samples), np.uint8).reshape(2, n_samples).astype(np.int64)
-        leads.append(_second_sum(((high << 8 | low) ^ 0x8000) - 0x8000, first))
-    return leads
-
-
-def _second_sum(deltas: np.ndarray, first: int) -> np.ndarray:
-    """x[0] and x[1] are stored; then x[i] = 2 x[i-1] - x[i-2] - d[i-1] + 64, with `first` in place of d[1] - 64."""
-    if len(deltas) < 3:
-        return deltas
-    steps = -np.concatenate([[first], deltas[2:-1] - 64])
-    slopes = (deltas[1] - deltas[0]) + np.cumsum(steps)
-    values = np.concatenate([deltas[:2], deltas[1] + np.cumsum(slopes)])
-    if np.abs(values).max() > 32768:
-        raise EcgFormatError("Expected 16-bit samples, got larger ones. The waveforms are damaged.")
-    return values
-
-
-def _decode_lzw(chunk: bytes, expected: int) -> bytes:
-    """LZW with fixed 10-bit codes, highest bit first; stops at `expected` bytes, so it cannot grow without bound."""
-    top = (1 << _LZW_BITS) - 2
-    words = [bytes([value]) for value in range(256)]
-    output, previous = bytearray(), b""
-    bits, n_bits = 0, 0
-    for byte in chunk:
-        bits, n_bits = (bits << 8 | byte) & 0x3FFFF, n_bits + 8
-        if n_bits < _LZW_BITS:
-            continue
-        n_bits -= _LZW_BITS
-        code = (bits >> n_bits) & (1 << _LZW_BITS) - 1
-        if code > top:
-            break
-        if code > len(words) or (code == len(words) and not previous):
-            raise EcgFormatError(f"Expected an LZW code up to {len(words)}, got {code}. The waveforms are damaged.")
-        word = words[code] if code < len(words) else previous + previous[:1]
-        if previous and len(words) <= top:
-            words.append(previous + word[:1])
-        output += word
-        previous = word
-        if len(output) > expected + 1:
-            break
-    # A lead with an odd number of bytes is padded by one.
-    if len(output) not in (expected, expected + 1):
-        raise EcgFormatError(f"Expected {expected} bytes of samples per lead, got {len(output)}. The file is damaged.")
-    return bytes(output[:expected])
-
-
-def _restore_limb_leads(samples: np.ndarray) -> None:
-    """III, aVR, aVL and aVF are stored as residuals of the lead sums, rounded down."""
-    if len(samples) < 6:
-        raise EcgFormatError(f"Expected at least the six limb leads in XLI waveforms, got {len(samples)} leads.")
-    i, ii, iii, avr, avl, avf = samples[:6]
-    iii[:] = ii - i - iii
-    avr[:] = -avr - (i + ii) // 2
-    avl[:] = (i - iii) // 2 - avl
-    avf[:] = (ii + iii) // 2 - avf
 
 
 def _filters(root: Element) -> str | None:

@@ -1,5 +1,4 @@
-"""WFDB records: a text header (`.hea`) and signal files, of PhysioNet and its challenges, read with the `wfdb`
-library.
+"""WFDB records of PhysioNet: a text header (`.hea`) and signal files, read with the `wfdb` library.
 
 Storage formats: https://physionet.org/physiotools/wag/signal-5.htm. The library trusts the header; what the header
 says is checked in `wfdb_header` against the files before a sample is read. A `.mat` file with a header beside it is
@@ -52,9 +51,8 @@ def open_recording(source: Source) -> Recording:
     """Open a WFDB record for reading in pieces."""
     path = _header_path(source)
     header = read_header(path, source.sampling_rate)
-    parts, layout = (
-        _open_segments(path, header) if isinstance(header, wfdb.MultiRecord) else ([(path, header)], header)
-    )
+    multi = isinstance(header, wfdb.MultiRecord)
+    parts, layout = _open_segments(path, header) if multi else ([(path, header)], header)
     skip = [i for i, name in enumerate(layout.sig_name) if is_no_ecg(name, layout.units[i])]
     chosen = source.choose_leads(layout.sig_name, skip)
     names = {layout.sig_name[i]: row for row, i in enumerate(chosen)}
@@ -63,7 +61,12 @@ def open_recording(source: Source) -> Recording:
     notes = list(dict.fromkeys(note for segment in segments for note in segment.header.notes))
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
     age, sex = age_and_sex(header.comments)
-    gains = {layout.adc_gain[i] / millivolts_per(layout.units[i], layout.sig_name[i]) for i in chosen}
+    gains = {
+        segment.header.adc_gain[i] / millivolts_per(segment.header.units[i], name)
+        for segment in segments
+        for i, name in enumerate(segment.header.sig_name)
+        if name in names
+    }
     per_frame = max(layout.samps_per_frame[i] for i in chosen)
 
     def read_frames(start: int, stop: int) -> EcgRecord:
@@ -93,15 +96,12 @@ def open_recording(source: Source) -> Recording:
             notes=(*notes, *(f"{lead}: {n} of {signal.shape[1]} samples invalid" for lead, n in invalid if n)),
         )
 
-    n_frames = sum(header.seg_len) if isinstance(header, wfdb.MultiRecord) else segments[0].stop
-    return Recording(n_frames, header.fs, read_frames)
+    return Recording(sum(header.seg_len) if multi else segments[0].stop, header.fs, read_frames)
 
 
 def _header_path(source: Source) -> Path:
     if source.path is None:
-        raise EcgFormatError(
-            "A WFDB record is a header and its signal files: pass the path of the .hea file, not its bytes."
-        )
+        raise EcgFormatError("A WFDB record is several files: pass the path of its .hea file, not its bytes.")
     path = source.path.absolute()
     header = path if path.suffix.lower() == ".hea" else path.with_suffix(".hea")
     if not header.exists():
@@ -128,9 +128,7 @@ def _open_segments(path: Path, header: wfdb.MultiRecord) -> tuple[list[tuple[Pat
     known = dict(zip(layout.sig_name, layout.samps_per_frame))
     for part in headers:
         if any(known.get(name) != per_frame for name, per_frame in zip(part.sig_name, part.samps_per_frame)):
-            raise EcgFormatError(
-                f"{path.name}: segment {part.record_name} has other signals than the layout: {list(known)}."
-            )
+            raise EcgFormatError(f"{path.name}: segment {part.record_name} does not fit the layout {list(known)}.")
     return parts, layout
 
 
@@ -145,9 +143,7 @@ def _place_segments(
             channels = [i for i, name in enumerate(part[1].sig_name) if name in names]
             held = count_frames(*part, channels) if channels else length
             if length not in (None, held):
-                raise EcgFormatError(
-                    f"{part[0].name} holds {held} samples; the record's header gives the segment {length}."
-                )
+                raise EcgFormatError(f"{part[0].name} holds {held} samples; the header of the record says {length}.")
             length = held
             segments.append(_Segment(start, start + length, *part))
         start += length

@@ -1,0 +1,37 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+
+.PHONY: help install quickstart test lint clean
+
+help:
+	@echo "make quickstart  pre-train a tiny model on synthetic ECGs, load it, read an ECG file, score and plot it"
+	@echo "make test        the whole test suite, with ruff and mypy"
+	@echo "make lint        ruff and mypy alone"
+	@echo "make clean       remove the virtual environment and what the other targets made"
+
+$(VENV)/.installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
+	touch $@
+
+install: $(VENV)/.installed
+
+quickstart: install
+	$(LAUNCH) examples/pretrain.py --dataset synthetic --num_records 2000 --epochs 8 --crop_seconds 4 \
+		--batch_size 64 --lead_dropout 0.2 --vocab_size 500 --output_dir merit-ecg
+	$(BIN)/python examples/quickstart.py --model merit-ecg
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info merit-ecg runs

@@ -1,0 +1,76 @@
+"""Write the model card of a checkpoint from its own results; every number in it comes from a results file.
+
+python hub_cards/make_model_card.py --checkpoint merit-ecg --results results/ptb_xl.json --arm joint
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+TEMPLATE = Path(__file__).with_name("model_card.md")
+TERMS = ("reconstruction_loss", "reconstruction_information", "contrastive_loss", "text_information")
+
+
+def curve_rows(curves: list[dict]) -> str:
+    """One row of validation terms per epoch."""
+    rows = []
+    for point in curves:
+        cells = [f"{point['validation'][term]:.3f}" if term in point["validation"] else "" for term in TERMS]
+        rows.append(f"| step {point['step']} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def evaluation_rows(results: Path | None, arm: str) -> str:
+    """A table of the arm's rows at all labels, or a sentence that there are none."""
+    rows = json.loads(results.read_text(encoding="utf-8")) if results else []
+    rows = [row for row in rows if row["arm"] == arm and row["label_fraction"] == 1]
+    if not rows:
+        return "Not evaluated."
+    lines = ["| task | metric | value | 95 % interval | records |", "|---|---|---|---|---|"]
+    for row in rows:
+        interval = f"{row['ci_low']:.3f} to {row['ci_high']:.3f}"
+        lines.append(f"| {row['task']} | {row['metric']} | {row['value']:.3f} | {interval} | {row['n']} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=Path("merit-ecg"), help="Folder written by pretrain.py.")
+    parser.add_argument("--results", type=Path, help="Rows written by linear_probe.py.")
+    parser.add_argument("--arm", default="joint", help="Name of this checkpoint in the results.")
+    parser.add_argument("--repo_id", default="your-name/merit-ecg")
+    args = parser.parse_args()
+
+    run = json.loads((args.checkpoint / "pretraining_results.json").read_text(encoding="utf-8"))
+    data = ModelCardData(
+        language=["de", "en"],
+        license="apache-2.0",
+        library_name="transformers",
+        pipeline_tag="feature-extraction",
+        tags=["ecg", "electrocardiogram", "contrastive-learning", "masked-autoencoder", "zero-shot-classification"],
+    )
+    card = ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        model_name=args.repo_id.split("/")[-1],
+        repo_id=args.repo_id,
+        training_records=run["train_records"],
+        steps=run["curves"][-1]["step"],
+        batch_size=run["settings"]["batch_size"],
+        parameters=f"{run['parameters'] / 1e6:.2f} million",
+        command=run["command"],
+        commit=run["commit"],
+        data_fingerprint=run["data_fingerprint"],
+        seed=run["seed"],
+        versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        curves=curve_rows(run["curves"]),
+        evaluation=evaluation_rows(args.results, args.arm),
+    )
+    card.save(args.checkpoint / "README.md")
+    print(args.checkpoint / "README.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""The command line `merit-ecg`, on written files and on real ones."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers
+from tiny_models import build, merit_config
+
+from modeling_merit import MeritModel
+from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
+from modeling_merit.processing.cli import DISCLAIMER, main
+from modeling_merit.processing.leads import STANDARD_LEADS
+
+
+@pytest.fixture
+def record() -> EcgRecord:
+    """Ten seconds of a wave of 1 mV in I and 2 mV in II, at 100 Hz, with the leads that follow."""
+    wave = np.round(np.sin(np.arange(1000) / 5), 3)
+    signal = np.zeros((12, 1000))
+    signal[0], signal[1], signal[2] = wave, 2 * wave, wave
+    signal[3:] = -1.5 * wave
+    return EcgRecord(signal, 100, STANDARD_LEADS, record_id="wave", age=61, sex="female")
+
+
+@pytest.fixture
+def wave_file(record, tmp_path) -> str:
+    return str(record.to_wfdb(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny_tokenizer, tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build(MeritModel, merit_config()).save_pretrained(folder)
+    MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+class TestInspect:
+    def test_json(self, wave_file, capsys):
+        assert main(["inspect", wave_file, "--json"]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert (summary["format"], summary["leads"]) == ("wfdb", list(STANDARD_LEADS))
+        assert (summary["sampling_rate"], summary["n_samples"], summary["duration_s"]) == (100, 1000, 10)
+        assert (summary["unit"], summary["gain"], summary["age"], summary["sex"]) == ("mV", 1000, 61, "female")
+        assert summary["peak_to_peak_mv"]["I"] == pytest.approx(2, abs=0.01)
+        assert summary["peak_to_peak_mv"]["II"] == pytest.approx(4, abs=0.01)
+        assert summary["quality"]["einthoven_residual_mv"] == pytest.approx(0, abs=1e-6)
+        assert summary["quality"]["flat_leads"] == []
+        assert (summary["notes"], summary["disclaimer"]) == ([], DISCLAIMER)
+
+    def test_refused_file(self, tmp_path, capsys):
+        (tmp_path / "a.edf").write_bytes(b"0       nonsense")
+        assert main(["inspect", str(tmp_path / "a.edf"), "--json"]) == 2
+        error = json.loads(capsys.readouterr().out)["error"]
+        assert error["type"] == "EcgFormatError"
+        assert "EDF" in error["message"]
+        assert main(["inspect", str(tmp_path / "a.edf")]) == 2
+        streams = capsys.readouterr()
+        assert streams.out == ""
+        assert streams.err.startswith("merit-ecg: ")
+
+    def test_text_and_plot(self, wave_file, tmp_path, capsys):
+        image = tmp_path / "wave.png"
+        assert main(["inspect", wave_file, "--plot", str(image)]) == 0
+        printed = capsys.readouterr().out
+        assert "1000 samples at 100 Hz = 10 s" in printed
+        assert printed.endswith(DISCLAIMER + "\n")
+        assert image.read_bytes().startswith(b"\x89PNG")
+
+    def test_flags_and_warnings_are_shown(self, tmp_path, capsys):
+        signal = np.random.default_rng(0).normal(size=(2, 1000))
+        signal[1] = 0
+        signal[0, :100] = np.nan
+        path = EcgRecord(signal * 1000, 100, ("I", "V1")).to_wfdb(tmp_path)
+        assert main(["inspect", str(path), "--json"]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["quality"]["flat_leads"] == ["V1"]
+        assert summary["quality"]["nan_fraction"] == pytest.approx(0.05)
+        assert summary["notes"][0] == "I: 100 of 1000 samples invalid"
+        assert any("unit" in note for note in summary["notes"][1:])
+
+    def test_leads_without_a_row_in_the_model(self, tmp_path, capsys):
+        path = EcgRecord(np.random.default_rng(0).normal(size=(1, 1000)), 100, ("MLII",)).to_wfdb(tmp_path)
+        assert main(["inspect", str(path), "--json"]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert summary["quality"] is None
+        assert summary["notes"][0].startswith("no quality flags: ")
+
+    @pytest.mark.parametrize("leads", ["I,II", "col 0=I,col 1=II"])
+    def test_stated_facts(self, tmp_path, capsys, leads):
+        (tmp_path / "a.csv").write_text("col 0,col 1\n" + "0.5,0.1\n0.1,0.5\n" * 50)
+        command = ["inspect", str(tmp_path / "a.csv"), "--json", "--format", "csv", "--units", "mV"]
+        assert main(command) == 2
+        assert "sampling_rate" in json.loads(capsys.readouterr().out)["error"]["message"]
+        assert main([*command, "--sampling-rate", "250", "--leads", leads]) == 0
+        summary = json.loads(capsys.readouterr().out)
+        assert (summary["leads"], summary["sampling_rate"]) == (["I", "II"], 250)
+
+    @pytest.mark.slow
+    def test_as_a_process(self, wave_file):
+        command = [sys.executable, "-m", "modeling_merit.processing.cli", "inspect"]
+        good = subprocess.run([*command, wave_file, "--json"], capture_output=True, text=True)
+        assert (good.returncode, good.stderr) == (0, "")
+        assert json.loads(good.stdout)["n_samples"] == 1000
+        bad = subprocess.run([*command, wave_file + "x", "--json"], capture_output=True, text=True)
+        assert (bad.returncode, bad.stderr) == (2, "")
+        assert json.loads(bad.stdout)["error"]["type"] == "EcgFormatError"
+
+
+class TestConvert:
+    @pytest.mark.parametrize("name", ["out.edf", "out.hea", "out.npz"])
+    def test_what_is_written_reads_back(self, wave_file, record, tmp_path, capsys, name):
+        out = tmp_path / "new" / name
+        out.parent.mkdir()
+        assert main(["convert", wave_file, str(out)]) == 0
+        assert capsys.readouterr().out == f"{out}\n{DISCLAIMER}\n"
+        back = read_ecg(out)
+        assert (back.leads, back.sampling_rate, back.sex) == (STANDARD_LEADS, 100, "female")
+        np.testing.assert_allclose(back.signal, record.signal, atol=0.00051)
+
+    def test_json(self, tmp_path):
+        signal = np.array([[0.5, np.nan, -0.25]])
+        path = EcgRecord(signal, 100, ("II",)).to_wfdb(tmp_path)
+        assert main(["convert", str(path), str(tmp_path / "out.json")]) == 0
+        content = json.loads((tmp_path / "out.json").read_text())
+        assert content.pop("disclaimer") == DISCLAIMER
+        assert content == {"sampling_rate": 100, "leads": ["II"], "units": "mV", "signal": [[0.5, None, -0.25]]}
+
+    def test_refuses_other_names_and_existing_files(self, wave_file, tmp_path, capsys):
+        assert main(["convert", wave_file, str(tmp_path / "out.gif")]) == 2
+        assert ".edf, .hea, .npz, .json" in capsys.readouterr().err
+        assert main(["convert", wave_file, wave_file]) == 2
+        assert "exists already" in capsys.readouterr().err
+
+
+class TestModelCommands:
+    def test_embed_lists_what_fails_and_goes_on(self, checkpoint, wave_file, record, tmp_path, capsys):
+        edf = str(record.to_edf(tmp_path / "wave.edf"))
+        out = tmp_path / "embeddings.parquet"
+        files = [wave_file, str(tmp_path / "absent.edf"), edf]
+        assert main(["embed", *files, "--model", checkpoint, "--out", str(out)]) == 1
+        streams = capsys.readouterr()
+        assert f"failed: {files[1]}: There is no file" in streams.err
+        assert DISCLAIMER in streams.out
+        table = pd.read_parquet(out)
+        assert table["file"].tolist() == [wave_file, edf]
+        first, second = (torch.tensor(np.array(row)) for row in table["embedding"])
+        assert first.shape == (8,)
+        assert torch.linalg.vector_norm(first).item() == pytest.approx(1, abs=1e-5)
+        assert torch.dot(first, second).item() > 0.999
+
+    def test_embed_wants_parquet(self, checkpoint, wave_file, capsys):
+        assert main(["embed", wave_file, "--model", checkpoint, "--out", "a.csv"]) == 2
+        assert ".parquet" in capsys.readouterr().err
+
+    def test_a_folder_that_is_no_checkpoint(self, wave_file, tmp_path, capsys):
+        assert main(["classify", wave_file, "--model", str(tmp_path), "--prompts", "sinus rhythm", "--json"]) == 2
+        assert str(tmp_path) in json.loads(capsys.readouterr().out)["error"]["message"]
+
+    def test_classify_equals_the_library(self, checkpoint, wave_file, capsys):
+        prompts = ["sinus rhythm", "atrial fibrillation", "left bundle branch block"]
+        assert main(["classify", wave_file, "--model", checkpoint, "--json", "--prompts", *prompts]) == 0
+        result = json.loads(capsys.readouterr().out)
+        model = transformers.AutoModel.from_pretrained(checkpoint)
+        processor = transformers.AutoProcessor.from_pretrained(checkpoint)
+        with torch.no_grad():
+            logits = model(**processor(ecg=read_ecg(wave_file), text=prompts, return_tensors="pt")).logits_per_ecg[0]
+        assert list(result["scores"]) == prompts
+        assert list(result["scores"].values()) == pytest.approx(logits.softmax(0).tolist(), abs=1e-5)
+        assert result["disclaimer"] == DISCLAIMER
+        assert main(["classify", wave_file, "--model", checkpoint, "--prompts", *prompts]) == 0
+        assert capsys.readouterr().out.endswith(DISCLAIMER + "\n")
+
+    def test_too_long_is_a_failure_or_cut(self, checkpoint, tmp_path, capsys):
+        path = str(EcgRecord(np.random.default_rng(0).normal(size=(12, 6000)), 100, STANDARD_LEADS).to_wfdb(tmp_path))
+        command = ["classify", path, "--model", checkpoint, "--prompts", "sinus rhythm", "--json"]
+        assert main(command) == 1
+        assert "failed: " in capsys.readouterr().err
+        assert main([*command, "--truncate"]) == 0
+
+    def test_report(self, wave_file, tiny_tokenizer, capsys, monkeypatch):
+        tokenizer = tiny_tokenizer.__class__(tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token="[PAD]")
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
+        processor = MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=3)
+        asked = {}
+
+        class Model:
+            def eval(self):
+                return self
+
+            def generate(self, input_ids, input_values, max_new_tokens, **inputs):
+                asked.update(samples=input_values.shape, tokens=input_ids[0].tolist(), max_new_tokens=max_new_tokens)
+                answer = torch.tensor([tokenizer.convert_tokens_to_ids(["normal", "ecg"])])
+                return torch.cat([input_ids, answer], dim=1)
+
+        monkeypatch.setattr(transformers.AutoModelForMultimodalLM, "from_pretrained", lambda name: Model())
+        monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda name: processor)
+        command = ["report", wave_file, "--model", "any", "--prompt", "normal ecg", "--max-new-tokens", "7"]
+        assert main([*command, "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (result["report"], result["disclaimer"]) == ("normal ecg", DISCLAIMER)
+        assert (asked["samples"], asked["max_new_tokens"]) == ((1, 12, 1000), 7)
+        assert asked["tokens"].count(tokenizer.convert_tokens_to_ids("<|ecg|>")) == 3
+        assert main(command) == 0
+        assert capsys.readouterr().out == f"{wave_file}\n  normal ecg\n{DISCLAIMER}\n"
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("wfdb/cinc2021_mat/HR06000.mat", [], ("wfdb", 12, 500, 5000)),
+        ("wfdb/100.dat", [], ("wfdb", 2, 360, 650_000)),
+        ("wfdb/multi-segment/s25047/s25047-2704-05-04-10-44.hea", ["--leads", "V="], ("wfdb", 1, 125, 543_240)),
+        ("edf/derived_ptbxl_12lead_edfplus.edf", [], ("edf", 12, 500, 5000)),
+        ("edf/derived_georgia_12lead_24bit.bdf", [], ("edf", 12, 500, 5000)),
+        ("ishne/derived_mitdb100_2lead_360hz.ecg", [], ("ishne", 2, 360, 10_800)),
+        ("csv/derived_applewatch_layout_en.csv", [], ("csv", 1, 512, 5120)),
+        ("csv/derived_12lead_header_time_mV.csv", ["--units", "mV"], ("csv", 12, 500, 5000)),
+        ("dicom/ecgtoolkit_example_12lead.dcm", [], ("dicom", 12, 500, 5000)),
+        ("scp_ecg/ecgtoolkit_example.scp", [], ("scp", 12, 500, 5000)),
+        ("hl7_aecg/hl7_example_aecg.xml", [], ("aecg", 12, 500, 5000)),
+        ("muse_xml/braveheart_example1.xml", [], ("muse", 12, 500, 5000)),
+        ("sierra_xml/v1_04_ad4d3d80-d165_1-04_orig.xml", [], ("sierra", 12, 500, 5000)),
+        ("mortara_xml/synthetic_ptbxl_12lead_500hz.xml", [], ("mortara", 12, 500, 5000)),
+    ],
+)
+def test_inspect_real_files(data_dir, capsys, name, options, expected):
+    assert main(["inspect", str(data_dir / "formats" / name), "--json", *options]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["format"], len(summary["leads"]), summary["sampling_rate"], summary["n_samples"]) == expected
+    assert all(0.1 < peak_to_peak < 20 for peak_to_peak in summary["peak_to_peak_mv"].values())

@@ -1,0 +1,338 @@
+"""Tables of text, NumPy arrays, MATLAB and HDF5 files."""
+
+import io
+import zipfile
+import zlib
+
+import h5py
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from modeling_merit.processing.leads import STANDARD_LEADS
+from modeling_merit.processing.readers import EcgFormatError, read_ecg
+
+SIGNAL = np.array([[0.1, 0.2, 0.3, 0.4, 0.5], [-1.0, -0.5, 0.0, 0.5, 1.0]])
+EXPECTED = SIGNAL.astype(np.float32)
+
+
+def table(separator=",", decimal=".", names=("time [s]", "I [mV]", "II [mV]"), times=None, end="\n") -> bytes:
+    times = np.arange(5) / 250 if times is None else times
+    rows = [[f"{t:.3f}", f"{a:g}", f"{b:g}"] for t, a, b in zip(times, *SIGNAL)]
+    lines = [separator.join(names), *(separator.join(cell.replace(".", decimal) for cell in row) for row in rows)]
+    return ("\n".join(lines) + end).encode()
+
+
+class TestTables:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            table(),
+            table("\t"),
+            table(";"),
+            table(";", ","),
+            table("\t", ","),
+            table().replace(b"\n", b"\r\n"),
+            b"\xef\xbb\xbf" + table(),
+            b"# made by a script\n" + table(),
+            table(names=("t_s", "I_mV", "II_mV")),
+            table(names=("Time (s)", "Lead I (mV)", "Lead II (mV)")),
+            table(names=("time [ms]", "I [mV]", "II [mV]"), times=np.arange(5) * 4),
+            b"# units: mV\n" + table(names=("time [s]", "I", "II")),
+            b"# sampling_rate: 250 Hz\n" + table(),
+        ],
+    )
+    def test_spellings(self, content):
+        record = read_ecg(content)
+        assert (record.leads, record.sampling_rate, record.unit) == (("I", "II"), 250, "mV")
+        np.testing.assert_allclose(record.signal, EXPECTED, rtol=1e-6)
+
+    def test_microvolts_and_other_columns(self):
+        record = read_ecg(table(names=("time [s]", "I [uV]", "ABP [mmHg]")))
+        assert (record.leads, record.notes) == (("I",), ("left out: ABP",))
+        np.testing.assert_allclose(record.signal, EXPECTED[:1] / 1000, rtol=1e-6)
+
+    def test_rounded_times_give_the_whole_rate(self):
+        times = np.round(np.arange(400) / 360, 3)
+        lines = ["time [s],I [mV]", *(f"{t:.3f},0.5" for t in times)]
+        assert read_ecg("\n".join(lines).encode()).sampling_rate == 360
+
+    def test_odd_rates_stay_odd(self):
+        lines = ["time [s],I [mV]", *(f"{i / 512.34:.9f},0.5" for i in range(400))]
+        assert read_ecg("\n".join(lines).encode()).sampling_rate == pytest.approx(512.34, rel=1e-6)
+
+    def test_what_the_file_leaves_open_is_stated(self):
+        content = table(names=("time", "I", "II"))
+        with pytest.raises(EcgFormatError, match="no unit"):
+            read_ecg(content)
+        record = read_ecg(content, units="mV")
+        assert record.notes == ("the time column states no unit and was read as seconds",)
+        without_time = b"I [mV],II [mV]\n0.1,0.2\n0.3,0.4\n"
+        with pytest.raises(EcgFormatError, match="sampling_rate="):
+            read_ecg(without_time)
+        assert read_ecg(without_time, sampling_rate=100).sampling_rate == 100
+        headless = b"0.1,0.2\n0.3,0.4\n"
+        with pytest.raises(EcgFormatError, match="no header"):
+            read_ecg(headless, format="csv")
+        record = read_ecg(headless, format="csv", leads=["I", "V1"], units="uV", sampling_rate=100)
+        np.testing.assert_allclose(record.signal, np.array([[0.1, 0.3], [0.2, 0.4]]) / 1000, rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (table(names=("time [s]", "I [mV]", "marker [mV]")), "'marker'"),
+            (table(names=("time [s]", "I [mV]", "II [apples]")), "apples"),
+            (table(names=("time [h]", "I [mV]", "II [mV]")), "'h'"),
+            (table(times=[0, 0.004, 0.008, 0.016, 0.02]), "gaps"),
+            (table(times=[0, 0.004, 0.004, 0.012, 0.016]), "gaps"),
+            (table(times=[4, 3, 2, 1, 0]), "rising"),
+            (b"# sampling_rate: 500\n" + table(), "250 Hz, not 500"),
+            (table()[:-8], "3 columns"),
+            (table() + b"0.020,zero,0\n", "numbers only"),
+            (b"time [s],I [mV],II [mV]\n", "no line of numbers"),
+            (b"time [s],I [mV]\n\xff\xfe,1\n", "no line of numbers"),
+            (b"time [s],I [mV]\n0,1\n1,1e300\n2,1\n", "infinity"),
+        ],
+    )
+    def test_refused(self, content, message):
+        with pytest.raises(EcgFormatError, match=message):
+            read_ecg(content, format="csv")
+
+    def test_a_last_line_without_end_is_noted(self):
+        assert read_ecg(table(end="")).notes == ("the last line does not end: the file may be cut",)
+
+    def test_empty_cells_are_invalid_samples(self):
+        record = read_ecg(table().replace(b",0.3,", b",,"))
+        np.testing.assert_array_equal(np.isnan(record.signal), [[0, 0, 1, 0, 0], [0] * 5])
+
+
+class TestApple:
+    def make(self, rate="512 hertz", unit="µV", lead="Lead I", values=("10.000", "-3.5", "7")) -> bytes:
+        head = f'Name,Jane Doe\nDate of Birth,"Jan 1, 1990"\nDevice,"Watch5,1"\nSample Rate,{rate}\n\n\n'
+        return (head + f"Lead,{lead}\nUnit,{unit}\n\n" + "\n".join(values * 20) + "\n").encode()
+
+    def test_points_and_commas(self):
+        for content in (self.make(), self.make('"512,000 Hertz"', values=("10,000", "-3,5", "7"))):
+            record = read_ecg(content)
+            assert (record.leads, record.sampling_rate, record.device) == (("I",), 512, "Watch5,1")
+            np.testing.assert_allclose(record.signal[0, :3], [0.01, -0.0035, 0.007], rtol=1e-6)
+            assert record.n_samples == 60
+
+    def test_name_and_birth_date_are_not_kept(self):
+        assert not any(secret in repr(read_ecg(self.make())) for secret in ("Jane", "Doe", "1990"))
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [({"rate": "fast"}, "sampling_rate"), ({"lead": "arm"}, "'arm'"), ({"unit": "bananas"}, "bananas")],
+    )
+    def test_refused(self, change, message):
+        with pytest.raises(EcgFormatError, match=message):
+            read_ecg(self.make(**change), format="csv")
+
+
+class TestNumpy:
+    def make(self, **change) -> bytes:
+        arrays = {"signal": SIGNAL, "sampling_rate": 250.0, "leads": ["I", "II"], "units": "mV"} | change
+        stream = io.BytesIO()
+        np.savez(stream, **{key: value for key, value in arrays.items() if value is not None})
+        return stream.getvalue()
+
+    def bare(self, array, **options) -> bytes:
+        stream = io.BytesIO()
+        np.save(stream, array, **options)
+        return stream.getvalue()
+
+    def test_npz(self):
+        record = read_ecg(self.make(record_id="r1", age=50, sex="female"))
+        assert (record.leads, record.sampling_rate) == (("I", "II"), 250)
+        assert (record.record_id, record.age, record.sex) == ("r1", 50, "female")
+        np.testing.assert_array_equal(record.signal, EXPECTED)
+        np.testing.assert_allclose(read_ecg(self.make(units="V")).signal, EXPECTED * 1000)
+
+    def test_bare_array_needs_the_facts(self):
+        content = self.bare(SIGNAL)
+        with pytest.raises(EcgFormatError, match="State `sampling_rate=`, `leads=`, `units=`"):
+            read_ecg(content)
+        record = read_ecg(content, sampling_rate=250, leads=["I", "II"], units="uV")
+        np.testing.assert_allclose(record.signal, SIGNAL / 1000, rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"signal": None}, "expected the arrays"),
+            ({"leads": None}, "does not say its leads"),
+            ({"units": None}, "does not say its units"),
+            ({"units": "parsec"}, "parsec"),
+            ({"signal": SIGNAL.T}, "Transpose"),
+            ({"signal": SIGNAL[0]}, "signal of numbers"),
+            ({"signal": SIGNAL.astype(str)}, "signal of numbers"),
+            ({"signal": SIGNAL * 1e300}, "infinity"),
+            ({"sampling_rate": [1.0, 2.0]}, "one number"),
+            ({"sampling_rate": -5.0}, "sampling rate"),
+            ({"leads": ["I", "banana"]}, "banana"),
+        ],
+    )
+    def test_refused(self, change, message):
+        with pytest.raises(EcgFormatError, match=message):
+            read_ecg(self.make(**change))
+
+    def test_objects_are_never_unpickled(self):
+        content = self.bare(np.array([[{"a": 1}]], dtype=object), allow_pickle=True)
+        with pytest.raises(EcgFormatError, match="never read"):
+            read_ecg(content, sampling_rate=250, leads=["I"], units="mV")
+
+    def test_claimed_size_is_compared_before_anything_is_allocated(self):
+        content = self.bare(SIGNAL).replace(b"(2, 5), }         ", b"(2, 5000000000), }")
+        with pytest.raises(EcgFormatError, match="takes 80000000000 bytes"):
+            read_ecg(content, sampling_rate=250, leads=["I", "II"], units="mV")
+        with pytest.raises(EcgFormatError, match="truncated"):
+            read_ecg(self.bare(SIGNAL)[:-1], sampling_rate=250, leads=["I", "II"], units="mV")
+
+    def test_zip_bomb(self):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("signal.npy", "w") as member:
+            for _ in range(300):
+                member.write(bytes(2**20))
+        assert len(stream.getvalue()) < 2**19
+        with pytest.raises(EcgFormatError, match="unpacks to more"):
+            read_ecg(stream.getvalue(), format="numpy")
+
+
+class TestMatlab:
+    def struct(self, **change) -> bytes:
+        fields = {"sex": "Male", "age": 52, "data": np.tile(SIGNAL, (6, 1))} | change
+        stream = io.BytesIO()
+        savemat(stream, {"ECG": fields}, do_compression=change.get("compressed", False))
+        return stream.getvalue()
+
+    def test_cpsc2018_struct(self):
+        record = read_ecg(self.struct())
+        assert (record.leads, record.sampling_rate) == (STANDARD_LEADS, 500)
+        assert (record.age, record.sex) == (52, "male")
+        assert "CPSC2018" in record.notes[0]
+        np.testing.assert_array_equal(record.signal[:2], EXPECTED)
+
+    def test_cpsc2018_compressed(self):
+        stream = io.BytesIO()
+        savemat(stream, {"ECG": {"sex": "Female", "age": 1, "data": np.tile(SIGNAL, (6, 1))}}, do_compression=True)
+        assert read_ecg(stream.getvalue()).sex == "female"
+        with pytest.raises(EcgFormatError, match="truncated|damaged"):
+            read_ecg(stream.getvalue()[:-20])
+
+    def test_feats_need_leads_and_unit(self):
+        stream = io.BytesIO()
+        savemat(stream, {"feats": SIGNAL, "curr_sample_rate": 400})
+        with pytest.raises(EcgFormatError, match="State `leads=`, `units=`"):
+            read_ecg(stream.getvalue())
+        record = read_ecg(stream.getvalue(), leads=["II", "V1"], units="mV")
+        assert (record.leads, record.sampling_rate) == (("II", "V1"), 400)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"data": SIGNAL}, "expected 12 leads"),
+            ({"data": "text"}, "signal of numbers"),
+            ({"data": np.zeros((12, 0))}, "at least 1 lead and 1 sample"),
+            ({"extra": 1}, "unknown layout"),
+        ],
+    )
+    def test_refused(self, change, message):
+        with pytest.raises(EcgFormatError, match=message):
+            read_ecg(self.struct(**change))
+
+    def test_bomb(self):
+        packer = zlib.compressobj(9)
+        packed = b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush()
+        head = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
+        content = head + (15).to_bytes(4, "little") + len(packed).to_bytes(4, "little") + packed
+        assert len(content) < 2**19
+        with pytest.raises(EcgFormatError, match="unpacks to more"):
+            read_ecg(content)
+
+    def test_matlab_4_signal_file_without_header(self, tmp_path):
+        path = tmp_path / "A0001.mat"
+        path.write_bytes(b"\x1e\0\0\0\x0c\0\0\0\x05\0\0\0\0\0\0\0\x04\0\0\0val\0" + bytes(120))
+        with pytest.raises(EcgFormatError, match="Expected A0001.hea"):
+            read_ecg(path)
+
+
+class TestHdf5:
+    facts = {"sampling_rate": 400, "leads": STANDARD_LEADS, "units": "mV"}
+
+    def make(self, path, **change):
+        tracings = np.arange(3 * 50 * 12, dtype=np.float32).reshape(3, 50, 12) / 1000
+        with h5py.File(path, "w") as file:
+            for name, data in ({"tracings": tracings, "exam_id": [7, 8, 9]} | change).items():
+                file.create_dataset(name, data=data)
+        return path
+
+    def test_code15_layout(self, tmp_path):
+        path = self.make(tmp_path / "exams.hdf5")
+        record = read_ecg(path, index=1, **self.facts)
+        assert (record.record_id, record.sampling_rate, record.n_samples) == ("8", 400, 50)
+        np.testing.assert_allclose(record.signal[2, :2], [(600 + 2) / 1000, (600 + 14) / 1000], rtol=1e-6)
+        np.testing.assert_array_equal(read_ecg(path.read_bytes(), index=1, **self.facts).signal, record.signal)
+
+    def test_what_is_nowhere_in_the_file_is_stated(self, tmp_path):
+        path = self.make(tmp_path / "exams.hdf5")
+        with pytest.raises(EcgFormatError, match="State `index=`"):
+            read_ecg(path, **self.facts)
+        with pytest.raises(EcgFormatError, match="index 3"):
+            read_ecg(path, index=3, **self.facts)
+        with pytest.raises(EcgFormatError, match="`sampling_rate=`, `leads=`, `units="):
+            read_ecg(path, index=0)
+
+    def test_refused(self, tmp_path):
+        with pytest.raises(EcgFormatError, match="expected an array tracings"):
+            read_ecg(self.make(tmp_path / "a.h5", tracings=np.zeros((3, 50))), **self.facts)
+        path = self.make(tmp_path / "b.h5")
+        with pytest.raises(EcgFormatError, match="damaged HDF5"):
+            read_ecg(path.read_bytes()[:600], **self.facts)
+
+    def test_claimed_size(self, tmp_path):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.create_dataset("tracings", shape=(1, 10**9, 12), dtype="f4", chunks=(1, 1000, 12))
+        with pytest.raises(EcgFormatError, match="at most"):
+            read_ecg(tmp_path / "a.h5", **self.facts)
+        with h5py.File(tmp_path / "b.h5", "w") as file:
+            file.create_dataset("tracings", shape=(10**4, 4096, 12), dtype="f4", chunks=(5000, 4096, 12))
+        with pytest.raises(EcgFormatError, match="too large"):
+            read_ecg(tmp_path / "b.h5", index=0, **self.facts)
+
+
+@pytest.mark.real_data
+class TestSamples:
+    def test_apple_watch(self, data_dir):
+        english = read_ecg(data_dir / "formats/csv/derived_applewatch_layout_en.csv")
+        comma = read_ecg(data_dir / "formats/csv/derived_applewatch_layout_decimal_comma.csv")
+        assert (english.leads, english.sampling_rate, english.n_samples) == (("I",), 512, 5120)
+        assert (comma.sampling_rate, comma.device) == (511.422, "Watch7,11")
+        np.testing.assert_array_equal(english.signal, comma.signal)
+        assert english.signal[0, :8] == pytest.approx([0.01] * 6 + [0.003125, -0.003016])
+
+    def test_table(self, data_dir):
+        path = data_dir / "formats/csv/derived_12lead_header_time_mV.csv"
+        with pytest.raises(EcgFormatError, match="no unit"):
+            read_ecg(path)
+        record = read_ecg(path, units="mV")
+        assert (record.leads, record.sampling_rate, record.n_samples) == (STANDARD_LEADS, 500, 5000)
+
+    def test_cpsc2018(self, data_dir):
+        found = {path.stem: read_ecg(path) for path in (data_dir / "external/cpsc2018_original").glob("*.mat")}
+        lengths = {name: (record.n_samples, record.age, record.sex) for name, record in found.items()}
+        assert lengths == {"A1980": (5000, 52, "male"), "A1981": (7950, 48, "female"), "A1982": (5000, 89, "male")}
+        assert found["A1980"].signal[0, 0] == pytest.approx(0.20186721)
+        for record in found.values():
+            residual = (
+                record.signal[0] + record.signal[2] - record.signal[1]
+            )  # Einthoven: the order of the leads is right
+            assert np.abs(residual).max() < 0.01
+
+    def test_code15(self, data_dir):
+        for name, length in [("1238362", 2934), ("1594286", 4096), ("2657522", 2934)]:
+            path = data_dir / f"external/code15_samples/code_15_{name}.mat"
+            with pytest.raises(EcgFormatError, match="`leads=`, `units=`"):
+                read_ecg(path)
+            record = read_ecg(path, leads=STANDARD_LEADS, units="mV")
+            assert (record.sampling_rate, record.n_samples) == (400, length)
+            assert np.abs(record.signal[0] + record.signal[2] - record.signal[1]).max() < 0.05
