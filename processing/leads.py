@@ -17,7 +17,7 @@ OTHER_LEADS = (
     *("X", "Y", "Z"),  # Frank, orthogonal
     *("ES", "AS", "AI"),  # EASI
     *("V7", "V8", "V9", "V1R", "V2R", "V3R", "V4R", "V5R", "V6R"),  # posterior and right-sided chest leads
-    *("MLI", "MLII", "MLIII", "MCL1", "V"),  # ambulatory recordings and monitors; "V" is a chest lead of unstated place
+    *("MLI", "MLII", "MLIII", "MCL1", "V"),  # ambulatory and monitor leads; "V": a chest lead, place not stated
 )
 """Leads that are known by name but have no row in a twelve-lead model."""
 

@@ -1,0 +1,551 @@
+"""MeritFeatureExtractor: rates, units, leads, lengths, NaN, normalisation, quality flags and refusals."""
+
+import json
+import time
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from modeling_merit.processing.feature_extraction_merit import MeritFeatureExtractor
+from modeling_merit.processing.leads import STANDARD_LEADS
+
+LEADS = list(STANDARD_LEADS)
+FACTS = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
+
+
+def make_ecg(samples=1000, leads=12, seed=0):
+    """Smooth noise of about 1 mV, (leads, samples), whose limb leads do not follow from each other."""
+    noise = np.random.default_rng(seed).normal(size=(leads, samples + 20))
+    return np.stack([np.convolve(row, np.ones(21) / 21, mode="valid") for row in noise]) * 2
+
+
+def sine(rate, seconds=10.0, frequency=5.0, leads=1):
+    return np.repeat(np.sin(2 * np.pi * frequency * np.arange(round(rate * seconds)) / rate)[None], leads, axis=0)
+
+
+@pytest.fixture(scope="module")
+def extract():
+    return MeritFeatureExtractor()
+
+
+# --- what comes out -------------------------------------------------------------------------------------------------
+
+
+def test_millivolts_in_the_order_of_the_model(extract):
+    ecg = make_ecg()
+    out = extract(ecg, **FACTS, return_tensors="pt")
+    assert out["input_values"].dtype == torch.float32 and out["ecg_mask"].dtype == torch.bool
+    np.testing.assert_allclose(out["input_values"][0], ecg, rtol=1e-6)
+    assert out["ecg_mask"].all() and set(out) == {"input_values", "ecg_mask"}
+
+
+def test_batches_lists_and_tensors_agree(extract):
+    batch = np.stack([make_ecg(seed=i) for i in range(3)])
+    expected = extract(batch, **FACTS)["input_values"]
+    for same in (
+        list(batch),
+        tuple(batch),
+        torch.from_numpy(batch),
+        [torch.from_numpy(x) for x in batch],
+        batch.tolist(),
+    ):
+        np.testing.assert_array_equal(extract(same, **FACTS)["input_values"], expected)
+    one = extract(batch[0], **FACTS)["input_values"]
+    np.testing.assert_array_equal(one, expected[:1])
+    np.testing.assert_array_equal(extract(list(batch[0]), **FACTS)["input_values"], one)  # one array per lead
+
+
+def test_a_record_carries_its_facts(extract):
+    record = SimpleNamespace(signal=sine(500, leads=2), sampling_rate=500.0, leads=("II", "V1"))
+    by_hand = extract(record.signal, sampling_rate=500, leads=["II", "V1"], units="mV")
+    np.testing.assert_array_equal(extract(record)["input_values"], by_hand["input_values"])
+    extract(record, sampling_rate=500, leads=["ii", "v1"], units="mv")  # saying the same again is no contradiction
+    for wrong in ({"sampling_rate": 100}, {"leads": ["V1", "II"]}, {"units": "uV"}):
+        with pytest.raises(ValueError, match=f"is a record with {next(iter(wrong))}.*leave `{next(iter(wrong))}` out"):
+            extract(record, **wrong)
+
+
+def test_a_list_may_mix_rates_lengths_and_leads(extract):
+    records = [
+        SimpleNamespace(signal=sine(500, 5, leads=1), sampling_rate=500, leads=("V1",)),
+        SimpleNamespace(signal=sine(100, 10, leads=2), sampling_rate=100, leads=("I", "II")),
+        SimpleNamespace(signal=sine(500, 5, leads=1), sampling_rate=500, leads=("V1",)),
+    ]
+    out = extract(records, return_quality=True)
+    assert out["input_values"].shape == (3, 12, 1000)
+    assert out["ecg_mask"].sum(axis=(1, 2)).tolist() == [500, 6 * 1000, 500]
+    np.testing.assert_array_equal(out["input_values"][0], out["input_values"][2])
+    np.testing.assert_allclose(out["input_values"][1, 1], records[1].signal[1], atol=1e-6)
+    assert [quality["sampling_rate"] for quality in out["quality"]] == [500, 100, 500]
+
+
+def test_integers_of_the_ptb_xl_builder(extract):
+    digital = (make_ecg() * 1000).astype(np.int16)
+    out = extract(digital[None], sampling_rate=100, leads=LEADS, units="uV")
+    np.testing.assert_allclose(out["input_values"][0], digital / 1000, rtol=1e-6)
+
+
+# --- properties -----------------------------------------------------------------------------------------------------
+
+
+@given(st.permutations(range(12)))
+@settings(deadline=None, max_examples=30)
+def test_the_order_of_the_rows_does_not_matter(order):
+    ecg, extract = make_ecg(300), MeritFeatureExtractor(normalization="record_zscore")
+    shuffled = extract(ecg[list(order)], sampling_rate=100, leads=[LEADS[i].upper() for i in order], units="mV")
+    np.testing.assert_array_equal(shuffled["input_values"], extract(ecg, **FACTS)["input_values"])
+
+
+@given(st.sampled_from([("V", 1e-3), ("mV", 1.0), ("uV", 1e3), ("µV", 1e3), ("μV", 1e3), ("nV", 1e6), ("UV", 1e3)]))
+@settings(deadline=None)
+def test_the_unit_does_not_matter(unit):
+    ecg, extract = make_ecg(300), MeritFeatureExtractor()
+    scaled = extract(ecg * unit[1], sampling_rate=100, leads=LEADS, units=unit[0])
+    np.testing.assert_allclose(scaled["input_values"], extract(ecg, **FACTS)["input_values"], rtol=1e-5, atol=1e-7)
+
+
+@given(st.sets(st.sampled_from(LEADS), min_size=1), st.sampled_from(["none", "lead_zscore"]))
+@settings(deadline=None, max_examples=40)
+def test_present_leads_do_not_depend_on_absent_ones(present, normalization):
+    ecg, extract = make_ecg(300), MeritFeatureExtractor(normalization=normalization, derive_leads=False)
+    rows = [i for i, lead in enumerate(LEADS) if lead in present]
+    part = extract(ecg[rows], sampling_rate=100, leads=[LEADS[i] for i in rows], units="mV")
+    whole = extract(ecg, **FACTS)["input_values"]
+    np.testing.assert_array_equal(part["input_values"][:, rows], whole[:, rows])
+    assert part["ecg_mask"].all(axis=-1)[0].tolist() == [lead in present for lead in LEADS]
+    assert not part["input_values"][~part["ecg_mask"]].any()
+
+
+@given(arrays(np.float32, (2, 300), elements=st.floats(-5, 5, width=32)), st.sampled_from([100, 250]))
+@settings(deadline=None, suppress_health_check=[HealthCheck.large_base_example, HealthCheck.data_too_large])
+def test_derived_leads_obey_einthoven_and_goldberger(ecg, rate):
+    ecg[:, 0] += 1  # so that no example is flat
+    ecg = np.tile(ecg, (1, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = MeritFeatureExtractor()(ecg, sampling_rate=rate, leads=["I", "II"], units="mV")
+    values = dict(zip(LEADS, out["input_values"][0]))
+    np.testing.assert_allclose(values["I"] + values["III"], values["II"], atol=1e-5)
+    np.testing.assert_allclose(values["aVR"] + values["aVL"] + values["aVF"], 0, atol=1e-5)
+    np.testing.assert_allclose(values["aVR"], -(values["I"] + values["II"]) / 2, atol=1e-5)
+    assert out["ecg_mask"][0].any(axis=-1).tolist() == [True] * 6 + [False] * 6
+
+
+@given(st.lists(st.integers(250, 700), min_size=1, max_size=5), st.sampled_from([1, 50, 64]))
+@settings(deadline=None, max_examples=40)
+def test_the_padding_mask_is_exact(lengths, patch_length):
+    out = MeritFeatureExtractor(patch_length=patch_length)([make_ecg(n) for n in lengths], **FACTS)
+    padded = -(-max(lengths) // patch_length) * patch_length
+    expected = np.arange(padded) < np.array(lengths)[:, None, None]
+    np.testing.assert_array_equal(out["ecg_mask"], np.broadcast_to(expected, (len(lengths), 12, padded)))
+    assert not out["input_values"][~out["ecg_mask"]].any()
+
+
+@given(
+    st.sampled_from(
+        [(500, 100), (360, 100), (1000, 100), (257, 100), (599.88, 100), (128, 100), (100, 250), (50, 100)]
+    ),
+    st.floats(0.2, 8.0),
+    st.floats(-3.0, 3.0),
+)
+@settings(deadline=None, max_examples=60)
+def test_resampling_keeps_amplitude_and_phase(rates, frequency, offset):
+    rate, new_rate = rates
+    out = MeritFeatureExtractor(sampling_rate=new_rate)(
+        sine(rate, frequency=frequency) + offset, sampling_rate=rate, leads=["V1"], units="mV"
+    )
+    values, mask = out["input_values"][0, 6], out["ecg_mask"][0, 6]
+    assert mask.sum() == 10 * new_rate
+    inner = slice(new_rate // 2, 10 * new_rate - new_rate // 2)  # the filter has no signal beyond the ends
+    expected = sine(new_rate, frequency=frequency)[0] + offset
+    np.testing.assert_allclose(values[: 10 * new_rate][inner], expected[inner], atol=0.01)
+    np.testing.assert_allclose(values[: 10 * new_rate], expected, atol=0.35)
+
+
+@pytest.mark.parametrize("rate", [500, 360, 1000, 250, 599.88])
+def test_five_hertz_after_resampling_in_numbers(extract, rate):
+    values = extract(sine(rate), sampling_rate=rate, leads=["II"], units="mV")["input_values"][0, 1, 100:900]
+    time_s = np.arange(100, 900) / 100
+    phasor = 2 * np.mean(values * np.exp(-2j * np.pi * 5 * time_s))
+    assert abs(phasor) == pytest.approx(1.0, abs=2e-3)
+    assert np.angle(1j * phasor) == pytest.approx(0.0, abs=2e-3)
+
+
+def test_frequencies_above_the_new_nyquist_are_removed(extract):
+    values = extract(sine(500, frequency=80), sampling_rate=500, leads=["II"], units="mV")["input_values"][
+        0, 1, 50:950
+    ]
+    assert np.abs(values).max() < 0.02  # 80 Hz would fold to 20 Hz
+
+
+# --- lengths --------------------------------------------------------------------------------------------------------
+
+
+def test_shortest_and_longest(extract):
+    assert extract(make_ecg(250), **FACTS)["ecg_mask"].sum() == 12 * 250
+    assert extract(make_ecg(3000), **FACTS)["ecg_mask"].sum() == 12 * 3000
+    with pytest.raises(ValueError, match=r"Expected 2.5 to 30 s, got 2.4 s \(240 samples at 100 Hz\) in ECG 1"):
+        extract([make_ecg(1000), make_ecg(240)], **FACTS)
+    with pytest.raises(ValueError, match=r"got 50 s .*truncation=True"):
+        extract(make_ecg(5000), **FACTS)
+
+
+def test_truncation_keeps_the_beginning(extract):
+    ecg = make_ecg(5000)
+    out = extract(ecg, **FACTS, truncation=True)["input_values"]
+    np.testing.assert_allclose(out[0], ecg[:, :3000], rtol=1e-6)
+    always = MeritFeatureExtractor(truncation=True, max_seconds=10)
+    assert always(ecg, sampling_rate=500, leads=LEADS, units="mV")["input_values"].shape == (1, 12, 1000)
+    with pytest.raises(ValueError, match="Expected 2.5 to 10 s"):
+        always(ecg, **FACTS, truncation=False)
+
+
+def test_ten_seconds_stay_ten_seconds_at_any_rate(extract):
+    for rate in (128, 240, 257, 360, 599.88, 997.5):
+        ecg = sine(rate, seconds=10)
+        assert extract(ecg, sampling_rate=rate, leads=["I"], units="mV")["ecg_mask"].sum() == 1000
+
+
+# --- NaN ------------------------------------------------------------------------------------------------------------
+
+
+def test_nan_is_refused_by_default(extract):
+    ecg = make_ecg()
+    ecg[3, 10:20] = np.nan
+    with pytest.raises(ValueError, match='ECG 1, lead aVR holds 10 NaN of 1000 samples.*nan_policy="mask"'):
+        extract([make_ecg(), ecg], **FACTS)
+
+
+def test_nan_interpolated(extract):
+    ecg = make_ecg()
+    holed = ecg.copy()
+    holed[3, 10:20], holed[4, :5], holed[5, -5:] = np.nan, np.nan, np.nan
+    out = extract(holed, **FACTS, nan_policy="interpolate")
+    values = out["input_values"][0]
+    np.testing.assert_allclose(values[3, 9:21], np.linspace(ecg[3, 9], ecg[3, 20], 12), rtol=1e-5)
+    np.testing.assert_allclose(values[4, :5], ecg[4, 5], rtol=1e-6)
+    np.testing.assert_allclose(values[5, -5:], ecg[5, -6], rtol=1e-6)
+    assert out["ecg_mask"].all()
+
+
+@pytest.mark.parametrize("normalization", ["none", "lead_zscore", "record_zscore"])
+def test_nan_masked(normalization):
+    ecg = make_ecg()
+    ecg[3, 10:20] = np.nan
+    out = MeritFeatureExtractor(normalization=normalization, nan_policy="mask")(ecg, **FACTS)
+    np.testing.assert_array_equal(out["ecg_mask"][0], ~np.isnan(ecg))
+    assert np.isfinite(out["input_values"]).all() and not out["input_values"][0, 3, 10:20].any()
+    clean = ecg[3][~np.isnan(ecg[3])]
+    if normalization == "lead_zscore":
+        clean = (clean - clean.mean()) / clean.std()
+        np.testing.assert_allclose(out["input_values"][0, 3][out["ecg_mask"][0, 3]], clean, atol=1e-4)
+
+
+def test_a_masked_array_holds_nan_where_it_is_masked(extract):
+    ecg = np.ma.masked_array(make_ecg(), mask=np.tile(np.arange(1000) < 7, (12, 1)))
+    assert (~extract(ecg, **FACTS, nan_policy="mask")["ecg_mask"]).sum() == 12 * 7
+
+
+@pytest.mark.parametrize("rate", [500, 360, 50])
+def test_nan_does_not_spread_in_resampling(extract, rate):
+    ecg = sine(rate, leads=2)
+    ecg[0, 4 * rate : 5 * rate] = np.nan
+    out = extract(ecg, sampling_rate=rate, leads=["V1", "V2"], units="mV", nan_policy="mask")
+    masked = np.flatnonzero(~out["ecg_mask"][0, 6])
+    assert masked.min() >= 398 and masked.max() <= 501 and len(masked) >= 100  # 4 s to 5 s, and at most two neighbours
+    assert out["ecg_mask"][0, 7].all() and np.isfinite(out["input_values"]).all()
+
+
+def test_a_lead_without_valid_samples_is_absent(extract):
+    ecg = make_ecg()
+    ecg[0] = np.nan
+    for policy in ("mask", "interpolate"):
+        out = extract(ecg, **FACTS, nan_policy=policy, return_quality=True)
+        assert out["ecg_mask"][0].all(axis=-1).tolist() == [False] + [True] * 11
+        assert out["quality"][0]["absent_leads"] == ["I"]
+        assert out["quality"][0]["nan_fraction"] == pytest.approx(1 / 12)
+    ecg[0, :500] = 0.1 * make_ecg(500, leads=1)
+    assert extract(ecg, **FACTS, nan_policy="interpolate", return_quality=True)["quality"][0]["nan_fraction"] == 1 / 24
+    with pytest.raises(ValueError, match="ECG 0 holds no valid sample"):
+        extract(np.full((12, 1000), np.nan), **FACTS, nan_policy="mask")
+
+
+def test_a_derived_lead_is_masked_where_its_sources_are(extract):
+    ecg = make_ecg(leads=2)
+    ecg[0, 100:150], ecg[1, 120:200] = np.nan, np.nan
+    mask = extract(ecg, sampling_rate=100, leads=["I", "II"], units="mV", nan_policy="mask")["ecg_mask"][0]
+    for lead in ("III", "aVR", "aVL", "aVF"):
+        assert np.flatnonzero(~mask[LEADS.index(lead)]).tolist() == list(range(100, 200))
+
+
+# --- normalisation --------------------------------------------------------------------------------------------------
+
+
+def test_lead_zscore():
+    values = MeritFeatureExtractor(normalization="lead_zscore")(make_ecg() + 3, **FACTS)["input_values"]
+    np.testing.assert_allclose(values.mean(axis=-1), 0, atol=1e-5)
+    np.testing.assert_allclose(values.std(axis=-1), 1, atol=1e-5)
+
+
+def test_record_zscore_keeps_the_proportions_of_the_leads():
+    ecg = make_ecg()
+    ecg[1] *= 4
+    values = MeritFeatureExtractor(normalization="record_zscore")(ecg, **FACTS)["input_values"][0]
+    assert values.mean() == pytest.approx(0, abs=1e-5) and values.std() == pytest.approx(1, abs=1e-5)
+    assert values[1].std() / values[0].std() == pytest.approx(ecg[1].std() / ecg[0].std(), rel=1e-4)
+
+
+@pytest.mark.parametrize("normalization", ["none", "lead_zscore", "record_zscore"])
+def test_normalize_is_one_pass_over_any_batch(normalization):
+    extract = MeritFeatureExtractor(normalization=normalization)
+    batch = np.stack([[make_ecg(300, seed=3 * i + j) for i in range(2)] for j in range(3)])
+    mask = np.random.default_rng(0).random(batch.shape) > 0.3
+    whole, masked = extract.normalize(batch), extract.normalize(batch, mask)
+    for index in np.ndindex(3, 2):
+        np.testing.assert_allclose(whole[index], extract.normalize(batch[index]), atol=1e-6)
+        np.testing.assert_allclose(masked[index], extract.normalize(batch[index], mask[index]), atol=1e-6)
+    changed = np.where(mask, batch, np.nan)  # what stands at masked places takes no part
+    np.testing.assert_array_equal(extract.normalize(changed, mask), masked)
+    np.testing.assert_allclose(extract.normalize(batch, np.ones_like(mask)), whole, atol=1e-6)
+    assert not masked[~mask].any()
+
+
+def test_a_flat_lead_is_not_blown_up():
+    ecg = make_ecg()
+    ecg[2] = 0.5 + np.random.default_rng(0).choice([0, 1e-4], 1000)
+    values = MeritFeatureExtractor(normalization="lead_zscore")(ecg, **FACTS)["input_values"]
+    assert np.abs(values[0, 2]).max() < 1e-3
+
+
+def test_padding_value_marks_everything_not_recorded():
+    extract = MeritFeatureExtractor(padding_value=-9.0, nan_policy="mask")
+    ecg = make_ecg(270, leads=1)
+    ecg[0, 5] = np.nan
+    out = extract(ecg, sampling_rate=100, leads=["V3"], units="mV")
+    assert (out["input_values"][~out["ecg_mask"]] == -9.0).all() and out["ecg_mask"].sum() == 269
+
+
+# --- quality --------------------------------------------------------------------------------------------------------
+
+
+def quality_of(ecg, leads=LEADS, **changes):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        facts = {**FACTS, "leads": leads, **changes}
+        return MeritFeatureExtractor(nan_policy="mask")(ecg, **facts, return_quality=True)["quality"][0]
+
+
+def test_quality_of_a_clean_recording():
+    ecg = sine(100, leads=12)
+    ecg[2] = ecg[1] - ecg[0]
+    quality = quality_of(ecg)
+    assert quality["peak_to_peak_mv"] == pytest.approx(2.0, abs=1e-3)
+    assert quality["einthoven_residual_mv"] == pytest.approx(0, abs=1e-6)
+    assert quality["duration_s"] == 10 and quality["sampling_rate"] == 100 and quality["nan_fraction"] == 0
+    assert quality["flat_leads"] == ["III"] and quality["clipped_leads"] == []
+    assert quality["derived_leads"] == [] and quality["absent_leads"] == [] and quality["limb_lead_swap"] is False
+
+
+def test_quality_flags():
+    ecg = make_ecg()
+    ecg[2] = ecg[1] - ecg[0]
+    ecg[2, 500] += 0.3
+    ecg[7] = 0.123
+    ecg[8] = np.clip(3 * ecg[8], -0.4, 0.4)
+    ecg[9, :100] = np.nan
+    quality = quality_of(ecg)
+    assert quality["einthoven_residual_mv"] == pytest.approx(0.3, abs=1e-5)
+    assert quality["flat_leads"] == ["V2"] and quality["clipped_leads"] == ["V3"]
+    assert quality["nan_fraction"] == pytest.approx(100 / 12_000)
+    partial = quality_of(make_ecg(leads=3), leads=["V5", "I", "II"])
+    assert partial["derived_leads"] == ["III", "aVR", "aVL", "aVF"] and partial["einthoven_residual_mv"] is None
+    assert partial["absent_leads"] == ["V1", "V2", "V3", "V4", "V6"]
+    assert quality_of(make_ecg(leads=1), leads=["V5"])["limb_lead_swap"] is None
+
+
+def test_exchanged_arms_are_suspected():
+    beat = np.maximum(sine(100, frequency=1.3)[0], 0) ** 15
+    ecg = np.outer([1.0, 1.2, 0.2, -1.1, 0.4, 0.7, -0.8, -0.4, 0.2, 0.9, 1.3, 1.1], beat)
+    assert quality_of(ecg)["limb_lead_swap"] is False
+    exchanged = ecg.copy()
+    exchanged[0], exchanged[1], exchanged[2] = -ecg[0], ecg[2], ecg[1]
+    exchanged[3], exchanged[4] = ecg[4], ecg[3]
+    assert quality_of(exchanged)["limb_lead_swap"] is True
+    assert quality_of(exchanged[:2] + 0.001, leads=["I", "II"])["limb_lead_swap"] is True
+    assert quality_of(ecg[:2], leads=["I", "II"])["limb_lead_swap"] is False
+
+
+@pytest.mark.parametrize(("scale", "units"), [(1000.0, "mV"), (1.0, "uV")])
+def test_the_wrong_unit_is_warned_of(extract, scale, units):
+    ecg = make_ecg() * scale
+    with pytest.warns(
+        UserWarning, match="Implausible amplitude in 1 of 2 ECGs.*mV in ECG 1. Probably `units` is wrong"
+    ):
+        extract([make_ecg() * (1000 if units == "uV" else 1), ecg], sampling_rate=100, leads=LEADS, units=units)
+
+
+def test_a_plausible_amplitude_is_not_warned_of(extract):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        extract(make_ecg(), **FACTS)
+
+
+@pytest.mark.real_data
+def test_quality_on_ptb_xl(ptb_xl_dir):
+    """In all of PTB-XL, 22 records break Einthoven's law by more than 0.05 mV, and one has a flat lead."""
+    paths = sorted((ptb_xl_dir / "records100").glob("*/*.dat"))
+    digital = np.stack([np.fromfile(path, "<i2").reshape(1000, 12).T for path in paths[:1000]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = MeritFeatureExtractor()(digital, sampling_rate=100, leads=LEADS, units="uV", return_quality=True)
+    residuals = np.array([quality["einthoven_residual_mv"] for quality in out["quality"]])
+    assert np.median(residuals) <= 0.0021 and (residuals > 0.05).mean() < 0.005
+    assert np.mean([quality["limb_lead_swap"] for quality in out["quality"]]) < 0.02
+    exchanged = digital[:, [0, 2, 1, 4, 3, *range(5, 12)]].copy()
+    exchanged[:, 0] *= -1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = MeritFeatureExtractor()(exchanged, sampling_rate=100, leads=LEADS, units="uV", return_quality=True)
+    assert np.mean([quality["limb_lead_swap"] for quality in out["quality"]]) > 0.8
+
+
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def test_save_and_load(tmp_path):
+    extract = MeritFeatureExtractor(
+        normalization="record_zscore", nan_policy="mask", max_seconds=12.5, patch_length=25
+    )
+    extract.save_pretrained(tmp_path)
+    loaded = MeritFeatureExtractor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == extract.to_dict()
+    ecg = make_ecg(277)
+    np.testing.assert_array_equal(loaded(ecg, **FACTS)["input_values"], extract(ecg, **FACTS)["input_values"])
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert saved["leads"] == LEADS and saved["resample_window"] == ["kaiser", 5.0]
+    changed = MeritFeatureExtractor.from_pretrained(tmp_path, normalization="lead_zscore", sampling_rate=500)
+    assert (changed.normalization, changed.sampling_rate, changed.nan_policy) == ("lead_zscore", 500, "mask")
+    with pytest.raises(ValueError, match="Expected `normalization` to be one of"):
+        MeritFeatureExtractor.from_pretrained(tmp_path, normalization="zscore")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"normalization": "minmax"},
+            "`normalization` to be one of 'none', 'lead_zscore', 'record_zscore', got 'minmax'",
+        ),
+        ({"nan_policy": "zero"}, "`nan_policy` to be one of"),
+        ({"extra_leads": "ignore"}, "`extra_leads` to be one of"),
+        ({"leads": ["I", "II"]}, "Pass feature_size=2"),
+        ({"leads": ["I", "Q"], "feature_size": 2}, "Unknown lead 'Q'"),
+        ({"min_seconds": 5, "max_seconds": 3}, "0 < min_seconds <= max_seconds"),
+        ({"sampling_rate": 0}, "positive `sampling_rate`"),
+        ({"patch_length": 0}, "positive `sampling_rate` and `patch_length`"),
+    ],
+)
+def test_wrong_fields_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        MeritFeatureExtractor(**fields)
+
+
+def test_other_rows_than_the_twelve():
+    extract = MeritFeatureExtractor(leads=["X", "V1"], feature_size=2)
+    ecg = make_ecg(leads=2)
+    out = extract(ecg, sampling_rate=100, leads=["v1", "x"], units="mV")["input_values"]
+    np.testing.assert_allclose(out[0], ecg[::-1], rtol=1e-6)
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_bare_arrays_need_their_facts(extract):
+    with pytest.raises(ValueError, match="does not say its `sampling_rate`, `leads`, `units`. Pass them"):
+        extract(make_ecg())
+    with pytest.raises(ValueError, match="does not say its `units`"):
+        extract(make_ecg(), sampling_rate=100, leads=LEADS)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"units": "adc"}, "`units` to be mV, uV, nV or V, got 'adc'. Divide ADC counts by the gain"),
+        ({"units": 1000}, "`units` to be mV"),
+        ({"sampling_rate": 0}, "one number from 10 to 100000 Hz, got 0"),
+        ({"sampling_rate": 0.002}, "got 0.002"),  # the interval instead of the rate
+        ({"sampling_rate": float("nan")}, "got nan"),
+        ({"sampling_rate": "100 Hz"}, "got '100 Hz'"),
+        ({"sampling_rate": [100, 500]}, r"got \[100, 500\]"),
+        ({"leads": 12}, "`leads` to be a list of lead names, got 12"),
+        ({"leads": [*LEADS[:-1], "Pleth"]}, "Unknown lead 'Pleth'"),
+        ({"leads": [*LEADS[:-1], "V5"]}, "V5 more than once"),
+        (
+            {"leads": LEADS[:-1]},
+            r"shape \(12, 1000\); expected .* \(11, samples\). Name as many `leads` as it has rows",
+        ),
+        ({"leads": [*LEADS[:-1], "X"]}, 'no row for X.*extra_leads="drop"'),
+        ({"nan_policy": "zero"}, "`nan_policy` to be one of"),
+    ],
+)
+def test_wrong_facts_are_refused(extract, facts, message):
+    with pytest.raises(ValueError, match=message):
+        extract(make_ecg(), **{**FACTS, **facts})
+
+
+def test_extra_leads_can_be_dropped():
+    extract, ecg = MeritFeatureExtractor(extra_leads="drop"), make_ecg(leads=4)
+    with pytest.warns(UserWarning, match="dropped: X, V7"):
+        out = extract(ecg, sampling_rate=100, leads=["X", "V1", "V7", "II"], units="mV")
+    np.testing.assert_allclose(out["input_values"][0, [6, 1]], ecg[[1, 3]], rtol=1e-6)
+    assert out["ecg_mask"].any(axis=-1).sum() == 2
+    with pytest.raises(ValueError, match="no row for X, Y"):
+        extract(make_ecg(leads=2), sampling_rate=100, leads=["X", "Y"], units="mV")
+
+
+@pytest.mark.parametrize(
+    ("ecg", "message"),
+    [
+        (make_ecg().T, r"\(1000, 12\).*It is \(samples, leads\): transpose it, `ecg.T`"),
+        (make_ecg()[0], r"shape \(1000,\).*single lead as `ecg\[None\]`"),
+        (make_ecg()[None, None], r"shape \(1, 1, 12, 1000\)"),
+        ([make_ecg()[None], make_ecg()[None]], r"ECG 0 has shape \(1, 12, 1000\)"),
+        (np.float32(1.0), r"shape \(\)"),
+        (np.zeros((12, 0)), r"shape \(12, 0\).*none of them empty"),
+        (np.zeros((0, 12, 1000)), "empty batch"),
+        ([], "empty list"),
+        (make_ecg().astype(complex), "dtype complex128; expected real numbers"),
+        (make_ecg().astype(object), "dtype object"),
+        (make_ecg() > 0, "dtype bool"),
+        (make_ecg().astype(str), "expected real numbers"),
+        ([[0.0, 1.0], [0.0]], "ragged"),
+        ("00001_lr.hea", "is the path '00001_lr.hea'. Read it with `read_ecg`"),
+        ({"signal": make_ecg()}, "dtype object"),
+        (None, "dtype object"),
+        (np.where(np.arange(1000) == 5, np.inf, make_ecg()), "lead I holds infinite values"),
+        (make_ecg() * 1e300, "infinite values"),
+    ],
+)
+def test_what_is_no_ecg_is_refused(extract, ecg, message):
+    with pytest.raises(ValueError, match=message):
+        extract(ecg, **FACTS)
+
+
+# --- speed ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_batch_is_fast():
+    """256 records of PTB-XL size take 10 to 30 ms of one core. Processor time, since the machine may be busy."""
+    batch = (np.stack([make_ecg(seed=i) for i in range(8)] * 32) * 1000).astype(np.int16)
+    extract, best = MeritFeatureExtractor(normalization="lead_zscore"), np.inf
+    for _ in range(5):
+        start = time.process_time()
+        extract(batch, sampling_rate=100, leads=LEADS, units="uV", return_tensors="pt")
+        best = min(best, time.process_time() - start)
+    assert best < 0.06

@@ -1,0 +1,249 @@
+"""MeritProcessor: what it accepts, what it returns, placeholders, chat templates, saving."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerFast
+
+from modeling_merit.processing import EcgFormatError, EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
+from modeling_merit.processing.leads import STANDARD_LEADS
+
+LEADS = list(STANDARD_LEADS)
+FACTS = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
+WORDS = ["[PAD]", "[UNK]", "<s>", "sinus", "rhythm", "normal", "ecg", "user", ":"]
+CHAT = (
+    "{% for message in messages %}<s>{{ message.role }} : {% for block in message.content %}"
+    "{% if block.type == 'ecg' %}<|ecg|>{% else %} {{ block.text }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+def make_tokenizer(ecg_token=False, **options):
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "<s>"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, **special, **options)
+    if ecg_token:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
+    return tokenizer
+
+
+def make_ecg(samples=1000, leads=12, seed=0):
+    return np.random.default_rng(seed).normal(size=(leads, samples)).astype(np.float32)
+
+
+@pytest.fixture
+def processor():
+    return MeritProcessor(MeritFeatureExtractor(), make_tokenizer(model_max_length=8))
+
+
+@pytest.fixture
+def prompter():
+    """A processor for generation: its tokenizer knows the placeholder, and an ECG takes 3 of them."""
+    return MeritProcessor(MeritFeatureExtractor(), make_tokenizer(True), num_ecg_tokens=3, chat_template=CHAT)
+
+
+# --- ECGs and text --------------------------------------------------------------------------------------------------
+
+
+def test_ecg_and_text(processor):
+    ecg = make_ecg()
+    inputs = processor(ecg=ecg, text=["sinus rhythm", "normal"], **FACTS, return_tensors="pt")
+    assert isinstance(inputs, BatchFeature)
+    assert set(inputs) == {"input_values", "ecg_mask", "input_ids", "attention_mask"}
+    np.testing.assert_array_equal(inputs["input_values"][0], ecg)
+    assert inputs["input_ids"].tolist() == [[3, 4], [5, 0]]
+    assert inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    half = inputs.to(torch.bfloat16)
+    assert half["input_values"].dtype == torch.bfloat16 and half["input_ids"].dtype == torch.int64
+
+
+def test_one_of_the_two_alone(processor):
+    assert set(processor(text="normal ecg")) == {"input_ids", "attention_mask"}
+    assert set(processor(ecg=make_ecg(), **FACTS)) == {"input_values", "ecg_mask"}
+    with pytest.raises(ValueError, match="Expected `ecg`, `text` or both"):
+        processor()
+
+
+def test_audio_is_another_name_of_ecg(processor):
+    ecg = make_ecg()
+    np.testing.assert_array_equal(
+        processor(audio=ecg, **FACTS)["input_values"], processor(ecg=ecg, **FACTS)["input_values"]
+    )
+
+
+def test_keywords_reach_the_feature_extractor(processor):
+    ecg = make_ecg(4000)
+    ecg[0, 3] = np.nan
+    inputs = processor(ecg, **FACTS, nan_policy="mask", truncation=True, return_quality=True, return_tensors="pt")
+    assert inputs["input_values"].shape == (1, 12, 3000) and not inputs["ecg_mask"][0, 0, 3]
+    assert inputs["quality"][0]["nan_fraction"] == pytest.approx(1 / 36_000)  # of the part that is kept
+    with pytest.raises(ValueError, match="nan_policy"):
+        processor(ecg, **FACTS, truncation=True)
+    with pytest.raises(ValueError, match="truncation=True"):
+        processor(ecg, **FACTS, nan_policy="mask")
+    with pytest.raises(ValueError, match="does not say its `sampling_rate`, `leads`, `units`"):
+        processor(ecg)
+
+
+def test_a_misspelt_keyword_is_refused(processor):
+    with pytest.raises(TypeError, match="sample_rate"):
+        processor(make_ecg(), sample_rate=100)
+
+
+def test_text_is_truncated_to_the_limit_of_the_tokenizer(processor):
+    assert processor(text="normal " * 20)["input_ids"] == [[5] * 8]
+    assert processor(text="normal " * 20, max_length=3)["input_ids"] == [[5] * 3]
+    padded = processor(text="normal", padding="max_length", max_length=4)
+    assert padded["input_ids"] == [[5, 0, 0, 0]] and padded["attention_mask"] == [[1, 0, 0, 0]]
+    unlimited = MeritProcessor(MeritFeatureExtractor(), make_tokenizer())
+    assert len(unlimited(text="normal " * 20)["input_ids"][0]) == 20
+    assert set(processor(text="normal", text_kwargs={"return_attention_mask": False})) == {"input_ids"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "Text 0 is empty"),
+        (["normal", " \n"], "Text 1 is empty"),
+        ([], "at least one text"),
+        (["normal", None], "got NoneType at 1"),
+        ([["normal", "ecg"]], "got list at 0"),
+        ("<|ecg|> normal", r"holds <\|ecg\|>, which the tokenizer does not know. Add it with `tokenizer.add_special"),
+    ],
+)
+def test_text_that_is_none_is_refused(processor, text, message):
+    with pytest.raises(ValueError, match=message):
+        processor(ecg=make_ecg(), text=text, **FACTS)
+
+
+def test_decoding_is_that_of_the_tokenizer(processor):
+    assert processor.decode([3, 4]) == "sinus rhythm"
+    assert processor.batch_decode([[3, 4], [5, 0]], skip_special_tokens=True) == ["sinus rhythm", "normal"]
+
+
+# --- records and files ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two WFDB records of 2 leads, 5 s at 200 Hz, in µV steps."""
+    records = []
+    for index in range(2):
+        signal = np.round(make_ecg(1000, leads=2, seed=index) * 1000) / 1000
+        record = EcgRecord(signal, sampling_rate=200, leads=("V1", "II"), record_id=f"r{index}")
+        records.append((record, record.to_wfdb(tmp_path)))
+    return records
+
+
+def test_records_paths_and_arrays_agree(processor, files):
+    records, paths = zip(*files)
+    expected = processor(list(records))["input_values"]
+    assert expected.shape == (2, 12, 500)
+    for same in (list(paths), [str(path) for path in paths], [records[0], paths[1]]):
+        np.testing.assert_allclose(processor(same)["input_values"], expected, atol=2e-3)
+    one = processor(paths[0], text="normal")
+    np.testing.assert_allclose(one["input_values"], expected[:1], atol=2e-3)
+    mixed = processor([paths[0], records[1].signal], sampling_rate=200, leads=["V1", "II"], units="mV")
+    np.testing.assert_allclose(mixed["input_values"], expected, atol=2e-3)
+
+
+def test_facts_are_handed_to_the_reader_of_files_that_lack_them(processor, tmp_path):
+    ecg = make_ecg(500, leads=2)
+    np.save(tmp_path / "bare.npy", ecg)
+    inputs = processor(tmp_path / "bare.npy", sampling_rate=100, leads=["I", "V6"], units="mV")
+    np.testing.assert_allclose(inputs["input_values"][0, [0, 11]], ecg, rtol=1e-6)
+
+
+def test_a_missing_file_is_an_error_of_the_reader(processor, tmp_path):
+    with pytest.raises(EcgFormatError, match=r"missing\.hea"):
+        processor(tmp_path / "missing.hea")
+
+
+def test_paths_without_the_package(processor, monkeypatch):
+    monkeypatch.setitem(sys.modules, "modeling_merit.processing.readers", None)
+    with pytest.raises(ImportError, match="pip install merit-ecg"):
+        processor("record.hea")
+
+
+@pytest.mark.real_data
+def test_a_file_of_ptb_xl(processor, ptb_xl_dir):
+    path = ptb_xl_dir / "records100" / "00000" / "00001_lr.hea"
+    digital = np.fromfile(path.with_suffix(".dat"), "<i2").reshape(1000, 12).T
+    inputs = processor(path, text="sinus rhythm", return_tensors="np")
+    np.testing.assert_allclose(inputs["input_values"][0], digital / 1000, atol=1e-6)
+    assert read_ecg(path).leads == STANDARD_LEADS and inputs["ecg_mask"].all()
+
+
+# --- prompts --------------------------------------------------------------------------------------------------------
+
+
+def test_placeholders_are_expanded(prompter):
+    token = prompter.audio_token_id
+    inputs = prompter(make_ecg(), "<|ecg|> normal", **FACTS, return_tensors="pt")
+    assert inputs["input_ids"].tolist() == [[token] * 3 + [5]]
+    two = prompter([make_ecg(), make_ecg()], "<|ecg|> sinus <|ecg|> normal", **FACTS)
+    assert two["input_ids"] == [[token] * 3 + [3] + [token] * 3 + [5]]
+    batch = prompter([make_ecg()] * 3, ["<|ecg|>", "<|ecg|> ecg <|ecg|>"], **FACTS)
+    assert [ids.count(token) for ids in batch["input_ids"]] == [3, 6]
+    assert batch["input_values"].shape == (3, 12, 1000)
+    assert prompter(text="normal ecg")["input_ids"] == [[5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("ecgs", "text"), [(1, "normal"), (2, "<|ecg|> normal"), (1, ["<|ecg|>", "<|ecg|>"]), (0, "<|ecg|>")]
+)
+def test_placeholders_must_match_the_ecgs(prompter, ecgs, text):
+    found = text.count("<|ecg|>") if isinstance(text, str) else 2
+    with pytest.raises(ValueError, match=rf"one <\|ecg\|> in the text for each ECG, got {found} for {ecgs} ECGs"):
+        prompter([make_ecg()] * ecgs or None, text, **FACTS)
+
+
+def test_truncation_never_cuts_an_ecg(prompter):
+    prompt = "<|ecg|> " + "normal " * 10
+    assert len(prompter(make_ecg(), prompt, **FACTS, max_length=5)["input_ids"][0]) == 5
+    with pytest.raises(ValueError, match="1 ECGs of 3 placeholders; truncation to 2 tokens leaves 2 placeholders"):
+        prompter(make_ecg(), prompt, **FACTS, max_length=2)
+
+
+def test_chat_template(prompter):
+    ecg, token = make_ecg(), prompter.audio_token_id
+    record = SimpleNamespace(signal=ecg, sampling_rate=100, leads=STANDARD_LEADS)
+    content = [{"type": "ecg", "ecg": record}, {"type": "text", "text": "normal ecg"}]
+    conversation = [{"role": "user", "content": content}]
+    prompt = prompter.apply_chat_template(conversation)
+    assert prompt == "<s>user : <|ecg|> normal ecg"
+    by_hand = prompter(record, prompt, return_tensors="pt")
+    inputs = prompter.apply_chat_template(conversation, tokenize=True, return_dict=True, return_tensors="pt")
+    assert inputs["input_ids"].tolist() == by_hand["input_ids"].tolist() == [[2, 7, 8, token, token, token, 5, 6]]
+    np.testing.assert_array_equal(inputs["input_values"][0], ecg)
+    content[0]["ecg"] = ecg
+    batch = [conversation, [{"role": "user", "content": [{"type": "text", "text": "sinus"}]}]]
+    ids = prompter.apply_chat_template(batch, tokenize=True, processor_kwargs=FACTS)
+    assert ids == [[2, 7, 8, token, token, token, 5, 6], [2, 7, 8, 3, 0, 0, 0, 0]]
+
+
+# --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def test_save_and_load(prompter, tmp_path):
+    prompter.save_pretrained(tmp_path)
+    feature_extractor = MeritFeatureExtractor.from_pretrained(tmp_path, normalization="lead_zscore")
+    assert feature_extractor.normalization == "lead_zscore"
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is MeritProcessor
+    assert (loaded.ecg_token, loaded.num_ecg_tokens, loaded.chat_template) == ("<|ecg|>", 3, CHAT)
+    expected = prompter(make_ecg(), "<|ecg|> normal", **FACTS)
+    for key, value in loaded(make_ecg(), "<|ecg|> normal", **FACTS).items():
+        np.testing.assert_array_equal(value, expected[key])
+
+
+def test_importing_the_package_needs_no_optional_library():
+    optional = ["matplotlib", "pydicom", "edfio", "defusedxml", "h5py", "soundfile", "gradio", "peft", "nltk"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({optional})); import modeling_merit.processing"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
