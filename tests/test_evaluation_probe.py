@@ -1,0 +1,98 @@
+"""The probe against scikit-learn, its choice of C, and what it does with classes that cannot be trained."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from modeling_merit.processing.evaluation import logistic_probe, metric_value
+from modeling_merit.processing.evaluation.probe import DEFAULT_GRID, fit_logistic
+
+
+def _data(seed=0, rows=900, width=12):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(rows, width)) @ rng.normal(size=(width, width)) + 5
+    z = (x - x.mean(0)) @ rng.normal(size=(width, 4)) / 10
+    y = (z + rng.normal(size=z.shape) > [0, 0.5, 1.5, 3]).astype(int)
+    return np.split(x, [500, 700]), np.split(y, [500, 700])
+
+
+@pytest.mark.parametrize("c", [*DEFAULT_GRID, 100.0])
+def test_fit_equals_scikit_learn(c):
+    (train, _, test), (train_y, _, _) = _data()
+    scaler = StandardScaler().fit(train)
+    weights = fit_logistic(scaler.transform(train), train_y, c)
+    for column in range(4):
+        model = LogisticRegression(C=c, tol=1e-10, max_iter=100_000).fit(scaler.transform(train), train_y[:, column])
+        np.testing.assert_allclose(weights[:-1, column], model.coef_[0], atol=1e-3)
+        np.testing.assert_allclose(weights[-1, column], model.intercept_[0], atol=1e-3)
+
+
+def test_probe_equals_scikit_learn_and_chooses_on_validation():
+    (train, val, test), (train_y, val_y, _) = _data(1)
+    result = logistic_probe(train, train_y, val, val_y, test)
+    scaler = StandardScaler().fit(train)
+    expected = {}
+    for c in DEFAULT_GRID:
+        models = [
+            LogisticRegression(C=c, tol=1e-10, max_iter=100_000).fit(scaler.transform(train), y) for y in train_y.T
+        ]
+        probabilities = [
+            np.stack([k.predict_proba(scaler.transform(x))[:, 1] for k in models], 1) for x in (val, test)
+        ]
+        expected[c] = (metric_value("macro_auroc", val_y, probabilities[0]), *probabilities)
+    for c, value in result.val_macro_auroc.items():
+        assert value == pytest.approx(expected[c][0], abs=1e-3)
+    chosen = max(result.val_macro_auroc, key=lambda c: result.val_macro_auroc[c])
+    assert (result.c == chosen).all()
+    np.testing.assert_allclose(result.val_probabilities, expected[chosen][1], atol=1e-3)
+    np.testing.assert_allclose(result.test_probabilities, expected[chosen][2], atol=1e-3)
+
+
+def test_probe_does_not_depend_on_the_scale_of_features_or_on_constant_ones():
+    (train, val, test), (train_y, val_y, _) = _data(2)
+    scale = np.geomspace(1e-3, 1e3, train.shape[1])
+    plain = logistic_probe(train, train_y, val, val_y, test)
+    constant = [np.column_stack([x * scale - 7, np.full(len(x), 0.1)]) for x in (train, val, test)]
+    scaled = logistic_probe(constant[0], train_y, constant[1], val_y, constant[2])
+    np.testing.assert_allclose(scaled.test_probabilities, plain.test_probabilities, atol=1e-4)
+    assert (scaled.coefficients[:, -1] == 0).all()
+
+
+def test_classes_that_cannot_be_trained_are_named():
+    (train, val, test), (train_y, val_y, _) = _data(3)
+    train_y[:, 1], train_y[:, 2] = 0, 1
+    result = logistic_probe(train, train_y, val, val_y, test)
+    assert result.untrained_classes == [1, 2]
+    assert (result.test_probabilities[:, 1] == 0).all() and (result.test_probabilities[:, 2] == 1).all()
+    assert metric_value("macro_auroc", val_y[:, 1:3], result.val_probabilities[:, 1:3]) == 0.5
+
+
+def test_each_class_may_choose_its_own_c():
+    (train, val, test), (train_y, val_y, _) = _data(4, rows=800)
+    val_y = val_y.copy()
+    val_y[:, 3] = 0
+    own = logistic_probe(train, train_y, val, val_y, test, per_class=True)
+    every = {c: logistic_probe(train, train_y, val, val_y, test, grid=[c]) for c in DEFAULT_GRID}
+    for column in range(3):
+        cell = slice(column, column + 1)
+        values = {
+            c: metric_value("macro_auroc", val_y[:, cell], r.val_probabilities[:, cell]) for c, r in every.items()
+        }
+        assert values[own.c[column]] == pytest.approx(max(values.values()), abs=1e-4)
+    assert own.c[3] == max(own.val_macro_auroc, key=lambda c: own.val_macro_auroc[c])
+
+
+def test_separable_data_converge_and_wrong_input_is_refused():
+    x = np.linspace(-1, 1, 200)[:, None] * [1, 2, 3]
+    y = (x[:, :1] > 0).astype(int)
+    result = logistic_probe(x, y, x, y, x, grid=[1e-4, 1e4])
+    assert metric_value("macro_auroc", y, result.test_probabilities) == 1
+    with pytest.raises(ValueError, match="finite"):
+        logistic_probe(np.where(x > 0.9, np.nan, x), y, x, y, x)
+    with pytest.raises(ValueError, match="fit together"):
+        logistic_probe(x, y[:-1], x, y, x)
+    with pytest.raises(ValueError, match="validation labels"):
+        logistic_probe(x, y, x, np.zeros_like(y), x)
+    with pytest.raises(RuntimeError, match="converge"):
+        fit_logistic(x, y, 1e4, max_steps=1)
