@@ -324,6 +324,8 @@ def main():
             accelerator.project_configuration.iteration = int(saved[-1].name.split("_")[-1]) + 1
 
     pairs_per_step = train_loader.total_batch_size * args.gradient_accumulation_steps
+    if accelerator.is_main_process:
+        processor.save_pretrained(args.output_dir)  # now, so that an interrupted run leaves a usable model
     bar = tqdm(
         total=total_steps * pairs_per_step,
         initial=progress.step * pairs_per_step,
@@ -379,7 +381,6 @@ def main():
                 break
     bar.close()
     if accelerator.is_main_process:
-        processor.save_pretrained(args.output_dir)
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
         seconds = time.perf_counter() - started
         results = {

@@ -5,6 +5,7 @@ thresholds from fold 9, fold 10 scored once, intervals over patients.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from .subsets import patient_subset
 
 TASK_NAMES = ("all", "superclass", "subclass", "form", "rhythm")
 METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned", "macro_f1_at_0.5")
+STEM = re.compile(r"(?P<arm>.+)-(?P<task>[^-]+)-(?P<label_fraction>[\d.]+)-s(?P<seed>\d+)")
 ROW_KEY = ("arm", "task", "label_fraction", "seed", "metric")
 
 
@@ -57,7 +59,7 @@ class Predictions:
         labels, probabilities (`np.ndarray` of shape `(records, classes)`).
         thresholds (`np.ndarray` of shape `(classes,)`): From the validation split.
         classes (`list[str]`): Names of the columns.
-        about (`dict[str, str]`): `arm`, `task`, `label_fraction` and `seed`, as far as the file says.
+        arm (`str`), task (`str`), label_fraction (`float`), seed (`int`): As in the rows of results.
     """
 
     ecg_ids: np.ndarray
@@ -66,7 +68,10 @@ class Predictions:
     probabilities: np.ndarray
     thresholds: np.ndarray
     classes: list[str]
-    about: dict[str, str]
+    arm: str
+    task: str
+    label_fraction: float
+    seed: int
 
 
 def load_ptb_xl(data_dir: str | Path) -> dict[str, datasets.Dataset]:
@@ -185,10 +190,10 @@ def record_scores(
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read what `record_scores` or `examples/linear_probe.py` stored.
+    """Read what `record_scores` stored, or an older file that tells arm and task by its name alone.
 
     Raises:
-        ValueError: If the file is not a prediction file.
+        ValueError: If the file is not a prediction file, or neither it nor its name says of which arm.
     """
     arrays = load_file(path)
     with safe_open(path, framework="np") as file:
@@ -198,8 +203,21 @@ def read_predictions(path: str | Path) -> Predictions:
         raise ValueError(
             f"Expected {path} to be a prediction file of an evaluation script, got one without {', '.join(missing)}."
         )
-    classes = json.loads(metadata.pop("classes"))
-    return Predictions(*(arrays[name] for name in names), classes, metadata)
+    named = STEM.fullmatch(Path(path).stem)
+    about = (named.groupdict() if named else {}) | metadata
+    if missing := [name for name in ("arm", "task", "label_fraction", "seed") if name not in about]:
+        raise ValueError(
+            f"Expected {path} to be called <arm>-<task>-<label fraction>-s<seed>.safetensors, for it does not hold "
+            f"{', '.join(missing)}. Rename it."
+        )
+    return Predictions(
+        *(arrays[name] for name in names),
+        classes=json.loads(metadata["classes"]),
+        arm=about["arm"],
+        task=about["task"],
+        label_fraction=float(about["label_fraction"]),
+        seed=int(about["seed"]),
+    )
 
 
 def describe(intervals: Mapping[str, Interval]) -> str:
@@ -207,7 +225,7 @@ def describe(intervals: Mapping[str, Interval]) -> str:
 
     Example:
 
-    >>> describe({"macro_auroc": Interval(0.9251, 0.918, 0.9315, 0.95, 1000, {})})
+    >>> describe({"macro_auroc": Interval(0.9251, 0.9182, 0.9314, 0.95, 1000, {})})
     'macro_auroc 0.925 [0.918, 0.931]'
     """
     return "  ".join(f"{name} {i.value:.3f} [{i.low:.3f}, {i.high:.3f}]" for name, i in intervals.items())

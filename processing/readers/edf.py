@@ -63,6 +63,8 @@ def open_recording(source: Source) -> Recording:
     millivolts = {i: millivolts_per(units[i], labels[i]) for i in chosen}
     for i in chosen:
         _check_calibration(labels[i], *ranges[i])
+    if not 0 < edf.data_record_duration < np.inf:
+        raise EcgFormatError(f"{source.name} has data records of {edf.data_record_duration} s; expected more than 0.")
     rate = max(rates[i] for i in chosen)
     n_frames = round(edf.num_data_records * edf.data_record_duration * rate)
     steps = {(ranges[i][1] - ranges[i][0]) * millivolts[i] / (ranges[i][3] - ranges[i][2]) for i in chosen}

@@ -11,7 +11,7 @@ import numpy as np
 
 from .fields import age_at, age_of, time_of
 from .record import EcgRecord
-from .scp_huffman import decode_lead, huffman_tables, unpack
+from .scp_huffman import decode_lead, huffman_tables, unpack, unpack_rows
 from .scp_signal import add_reference_beats, beat_locations, bimodal_pieces, restore_bimodal, signal_section
 from .source import EcgFormatError, Source, check_size
 
@@ -150,8 +150,8 @@ def _lead_definition(sections: dict[int, bytes]) -> tuple[int, list[int], list[i
     n_leads, flags = unpack("<BB", section, 0, "section 3 (leads)")
     if not 1 <= n_leads <= _MAX_LEADS:
         raise EcgFormatError(f"Expected 1 to {_MAX_LEADS} leads, got {n_leads}.")
-    values = unpack("<" + "IIB" * n_leads, section, 2, "section 3 (leads)")
-    starts, ends, codes = list(values[0::3]), list(values[1::3]), list(values[2::3])
+    rows = unpack_rows("<IIB", section, 2, n_leads, "section 3 (leads)")
+    starts, ends, codes = ([row[column] for row in rows] for column in range(3))
     if any(not 1 <= start <= end for start, end in zip(starts, ends)):
         raise EcgFormatError(f"Expected leads that start before they end, got {list(zip(starts, ends))}.")
     return flags, starts, ends, codes

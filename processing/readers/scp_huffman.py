@@ -39,11 +39,15 @@ DEFAULT_TABLE = HuffmanTable.from_rows(
 
 def unpack(layout: str, section: bytes, offset: int, what: str) -> tuple:
     """`struct.unpack_from` that refuses a section too short for the layout."""
-    if offset + struct.calcsize(layout) > len(section):
-        raise EcgFormatError(
-            f"Expected {struct.calcsize(layout)} bytes of {what}, got {max(len(section) - offset, 0)}."
-        )
-    return struct.unpack_from(layout, section, offset)
+    return unpack_rows(layout, section, offset, 1, what)[0]
+
+
+def unpack_rows(layout: str, section: bytes, offset: int, count: int, what: str) -> list[tuple]:
+    """Unpack `count` rows of one layout, which have to be there before anything is allocated for them."""
+    end = offset + count * struct.calcsize(layout)
+    if end > len(section):
+        raise EcgFormatError(f"Expected {end - offset} bytes of {what}, got {max(len(section) - offset, 0)}.")
+    return list(struct.iter_unpack(layout, section[offset:end]))
 
 
 def huffman_tables(section: bytes | None) -> list[HuffmanTable] | None:
@@ -57,8 +61,7 @@ def huffman_tables(section: bytes | None) -> list[HuffmanTable] | None:
     tables, offset = [], 2
     for _ in range(n_tables):
         (n_codes,) = unpack("<H", section, offset, what)
-        fields = unpack("<" + "BBBhI" * n_codes, section, offset + 2, what)
-        tables.append(HuffmanTable.from_rows([fields[i : i + 5] for i in range(0, len(fields), 5)]))
+        tables.append(HuffmanTable.from_rows(unpack_rows("<BBBhI", section, offset + 2, n_codes, what)))
         offset += 2 + 9 * n_codes
     if not tables:
         raise EcgFormatError("Expected a Huffman table in section 2, got none.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .scp_huffman import unpack
+from .scp_huffman import unpack, unpack_rows
 from .source import EcgFormatError
 
 _MAX_BEATS = 2000
@@ -51,9 +51,9 @@ def beat_locations(section: bytes | None) -> tuple[list[tuple[int, int, int, int
     _, fiducial, n_beats = unpack("<HHH", section, 0, what)
     if n_beats > _MAX_BEATS:
         raise EcgFormatError(f"Expected at most {_MAX_BEATS} beats, got {n_beats}.")
-    beats = unpack("<" + "HIII" * n_beats, section, 6, what)
-    zones = unpack("<" + "II" * n_beats, section, 6 + 14 * n_beats, what)
-    return list(zip(*[iter(beats)] * 4)), list(zip(*[iter(zones)] * 2)), fiducial
+    beats = unpack_rows("<HIII", section, 6, n_beats, what)
+    zones = unpack_rows("<II", section, 6 + 14 * n_beats, n_beats, what)
+    return beats, zones, fiducial
 
 
 def bimodal_pieces(
