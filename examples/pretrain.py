@@ -209,12 +209,16 @@ def load_tables(args):
 
 
 def train_tokenizer(reports, vocab_size, max_length):
-    """A WordPiece tokenizer of the corpus, lower case without accents."""
+    """A WordPiece tokenizer of the corpus, lower case without accents; equal reports give an equal tokenizer."""
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    tokenizer.train_from_iterator(reports, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=special))
+    # The trainer numbers the letters within words in the random order of a hash map, and breaks ties by these numbers.
+    letters = sorted(set("".join(map(tokenizer.normalizer.normalize_str, reports)).replace(" ", "")))
+    first = [*special, *(f"##{letter}" for letter in letters)]
+    tokenizer.train_from_iterator(reports, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first))
+    tokenizer.model = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
     ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ids)
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}

@@ -305,6 +305,8 @@ class MeritPreTrainedModel(PreTrainedModel):
             kwargs.setdefault("key_mapping", cls._checkpoint_keys)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
+        if cls._checkpoint_keys:
+            model._weight_conversions = None  # saving would try to undo the renaming
         missing = sorted(key for key in info["missing_keys"] if not key.startswith(cls._new_modules or ("\0",)))
         if missing:
             raise OSError(

@@ -1,0 +1,70 @@
+"""What a results file says of the run that made it."""
+
+import hashlib
+import json
+import math
+import subprocess
+
+import numpy as np
+import pytest
+
+from modeling_merit.processing.evaluation import results
+from modeling_merit.processing.evaluation.results import data_fingerprint, git_commit, provenance, write_json
+
+
+def git(folder, *words):
+    user = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    return subprocess.run(
+        ["git", *user, *words], cwd=folder, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def test_commit_of_clean_and_changed_code(tmp_path):
+    git(tmp_path, "init")
+    (tmp_path / "code.py").write_text("one")
+    git(tmp_path, "add", "code.py")
+    git(tmp_path, "commit", "-m", "one")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert git_commit(tmp_path) == head[:12]
+    (tmp_path / "untracked.txt").write_text("a result")
+    assert git_commit(tmp_path) == head[:12]
+    (tmp_path / "code.py").write_text("two")
+    assert git_commit(tmp_path) == f"{head[:12]}-dirty"
+
+
+def test_no_commit_outside_a_repository_or_without_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert git_commit(tmp_path) is None
+    monkeypatch.setenv("PATH", "")
+    assert git_commit(tmp_path) is None
+
+
+def test_fingerprint_is_the_hash_of_the_bytes():
+    arrays = [np.arange(6, dtype=np.int16).reshape(2, 3), np.ones((2, 3))]
+    expected = hashlib.sha256(arrays[0].tobytes() + arrays[1].tobytes()).hexdigest()[:16]
+    assert data_fingerprint(arrays) == data_fingerprint(iter(arrays)) == expected
+    assert data_fingerprint([arrays[0][:, ::2]]) == data_fingerprint([arrays[0][:, ::2].copy()])
+    assert data_fingerprint(arrays[::-1]) != expected
+    arrays[0][0, 0] += 1
+    assert data_fingerprint(arrays) != expected
+
+
+def test_provenance(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["examples/pretrain.py", "--data_dir", "my data"])
+    found = provenance(seed=3, records=7)
+    assert found["command"] == "python examples/pretrain.py --data_dir 'my data'"
+    assert (found["seed"], found["records"]) == (3, 7)
+    assert set(found["versions"]) == {"python", *results.PACKAGES}
+    assert found["versions"]["numpy"] == np.__version__
+    monkeypatch.setattr(results, "git_commit", lambda folder: str(folder))
+    assert provenance()["commit"].endswith("examples")
+
+
+def test_json_is_readable_and_finite(tmp_path):
+    path = tmp_path / "new" / "results.json"
+    write_json(path, {"loss": 0.5, "text": "Q–T-Zeit verlängert"})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"loss": 0.5, "text": "Q–T-Zeit verlängert"}
+    assert "verlängert" in path.read_text(encoding="utf-8") and path.read_text(encoding="utf-8").endswith("}\n")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, {"loss": math.nan})
+    assert json.loads(path.read_text(encoding="utf-8"))["loss"] == 0.5
