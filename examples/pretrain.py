@@ -210,15 +210,17 @@ def load_tables(args):
 
 def train_tokenizer(reports, vocab_size, max_length):
     """A WordPiece tokenizer of the corpus, lower case without accents; equal reports give an equal tokenizer."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     # The trainer numbers the letters within words in the random order of a hash map, and breaks ties by these numbers.
-    letters = sorted(set("".join(map(tokenizer.normalizer.normalize_str, reports)).replace(" ", "")))
+    letters = sorted(set("".join(map(normalizer.normalize_str, reports)).replace(" ", "")))
     first = [*special, *(f"##{letter}" for letter in letters)]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
     tokenizer.train_from_iterator(reports, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first))
-    tokenizer.model = models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]")
+    # Anew from its vocabulary: the trained one takes those letters for special tokens.
+    tokenizer = Tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
     ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
     tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ids)
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
@@ -336,6 +338,8 @@ def main():
         unit="ECG",
         disable=not accelerator.is_main_process,
     )
+    if accelerator.is_main_process:
+        processor.save_pretrained(args.output_dir)
     started, first_step = time.perf_counter(), progress.step
     while progress.step < total_steps:
         epoch, done = divmod(progress.step, steps_per_epoch)
@@ -394,6 +398,7 @@ def main():
             "validation_records": len(loaders[1].dataset),
             "parameters": accelerator.unwrap_model(model).num_parameters(),
             "processes": accelerator.num_processes,
+            "mixed_precision": accelerator.mixed_precision,
             "seconds": round(seconds, 1),
             "ecgs_per_second": round((progress.step - first_step) * pairs_per_step / max(seconds, 1e-9), 1),
             "best_validation_loss": progress.best_loss,

@@ -1,0 +1,308 @@
+"""Configurations of the MERIT models. Every number of the models is a field here.
+
+The method is an independent implementation of the idea of "Information-theoretic Multimodal Representation Learning
+for Electrocardiogram Signals" (arXiv:2605.27583).
+"""
+
+from dataclasses import field
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+STANDARD_LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
+
+SIZES = {
+    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+    "small": {"hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6, "intermediate_size": 1536},
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512},
+}
+"""Named sizes of the ECG tower, as fields of `MeritEcgConfig`."""
+
+DECODER_SIZES = {
+    "base": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024},
+    "small": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768},
+    "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512},
+}
+"""The decoder that goes with each size, as fields of `MeritConfig` prefixed with `decoder_`."""
+
+# Every class that reads such a checkpoint: the file that `save_pretrained` copies beside the weights names only the
+# class it was called on, so that a checkpoint of `MeritForPreTraining` would not load through `AutoModel` and remote
+# code.
+AUTO_MAP = {
+    "AutoConfig": "configuration_merit.MeritConfig",
+    "AutoModel": "modeling_merit.MeritModel",
+    "AutoModelForPreTraining": "modeling_merit.MeritForPreTraining",
+}
+GENERATION_AUTO_MAP = {
+    "AutoConfig": "configuration_merit.MeritGenerationConfig",
+    "AutoModelForMultimodalLM": "modeling_merit_generation.MeritForConditionalGeneration",
+}
+
+PROMPTS = {
+    "report": "{ecg} Report in {language}:",
+    "statements": "{ecg} Statements:",
+    "question": "{ecg} Question: {question} Answer:",
+}
+"""Prompts of the tasks of `examples/train_report_generation.py`."""
+
+
+@strict
+class MeritEcgConfig(PreTrainedConfig):
+    r"""Configuration of [`MeritEcgModel`], a pre-LayerNorm vision transformer over patches of single leads.
+
+    Args:
+        leads (`list[str]`, defaults to the 12 standard leads):
+            Names of the rows of `input_values`, in order. The lead embedding of a row belongs to its name.
+        sampling_rate (`float`, defaults to 100):
+            Rate of `input_values` in Hz. It turns patch numbers into seconds for the position embedding.
+        patch_length (`int`, defaults to 50):
+            Samples per patch; one token is one patch of one lead.
+        hidden_size (`int`, defaults to 768):
+            Width of the tokens.
+        num_hidden_layers (`int`, defaults to 12):
+            Number of transformer blocks.
+        num_attention_heads (`int`, defaults to 12):
+            Attention heads per block.
+        intermediate_size (`int`, defaults to 3072):
+            Width of the feed-forward layers.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the feed-forward layers.
+        hidden_dropout (`float`, defaults to 0.0):
+            Dropout after the attention and the feed-forward layers.
+        attention_dropout (`float`, defaults to 0.0):
+            Dropout of the attention weights.
+        layer_norm_eps (`float`, defaults to 1e-6):
+            Epsilon of the LayerNorms.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the initial lead embeddings; linear layers start Xavier-uniform.
+        min_wavelength (`float`, defaults to 1.0):
+            Shortest wavelength of the sin-cos time position, in seconds; twice the patch duration resolves patches.
+        max_wavelength (`float`, defaults to 30.0):
+            Longest wavelength of the sin-cos time position, in seconds: the longest record.
+        amplitude_embedding (`bool`, defaults to `True`):
+            Whether mean and log standard deviation of each patch (in the unit of `input_values`) are embedded and
+            added to its token. The patch embedding starts with a LayerNorm, which hides the voltage that LVH and low
+            voltage need.
+        min_patch_coverage (`float`, defaults to 0.5):
+            Share of real samples from which a patch counts; patches below it are masked out of attention.
+
+    Example:
+
+    >>> from modeling_merit import MeritEcgConfig, MeritEcgModel
+    >>> config = MeritEcgConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    >>> MeritEcgModel(config).num_parameters()
+    10852
+    """
+
+    model_type = "merit_ecg_encoder"
+    base_config_key = "ecg_config"
+
+    leads: list[str] = field(default_factory=lambda: list(STANDARD_LEADS))
+    sampling_rate: float | int = 100
+    patch_length: int = 50
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str = "gelu"
+    hidden_dropout: float | int = 0.0
+    attention_dropout: float | int = 0.0
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    min_wavelength: float | int = 1.0
+    max_wavelength: float | int = 30.0
+    amplitude_embedding: bool = True
+    min_patch_coverage: float | int = 0.5
+
+    def validate_shapes(self):
+        positive = ("sampling_rate", "patch_length", "hidden_size", "num_attention_heads", "intermediate_size")
+        for name in (*positive, "min_wavelength"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"Expected `{name}` above 0, got {getattr(self, name)}.")
+        if self.max_wavelength < self.min_wavelength:
+            raise ValueError(
+                f"Expected `max_wavelength` of at least `min_wavelength`, got {self.max_wavelength} and "
+                f"{self.min_wavelength}."
+            )
+        if not 0 < self.min_patch_coverage <= 1:
+            raise ValueError(f"Expected `min_patch_coverage` above 0 and at most 1, got {self.min_patch_coverage}.")
+        if self.hidden_size % self.num_attention_heads or self.hidden_size % 2:
+            raise ValueError(
+                f"Expected an even `hidden_size` that `num_attention_heads` divides, got {self.hidden_size} and "
+                f"{self.num_attention_heads}."
+            )
+        if len(set(self.leads)) != len(self.leads) or not self.leads:
+            raise ValueError(f"Expected `leads` to name every row once, got {self.leads}.")
+
+
+@strict
+class MeritConfig(PreTrainedConfig):
+    r"""Configuration of [`MeritModel`] and [`MeritForPreTraining`].
+
+    Args:
+        ecg_config (`dict` or [`MeritEcgConfig`], *optional*):
+            The ECG tower.
+        text_config (`dict` or `PreTrainedConfig`, *optional*):
+            The text tower: the configuration of any encoder of `AutoModel`, BERT when not given.
+        projection_dim (`int`, defaults to 256):
+            Dimension of the space in which ECGs and texts meet.
+        projection_hidden_size (`int`, defaults to 256):
+            Width of the hidden layer of the two projection heads.
+        text_pooling (`str`, defaults to `"mean"`):
+            `"mean"` over the tokens of the text, or `"cls"` for its first token.
+        logit_scale_init_value (`float`, defaults to 2.6593):
+            Logarithm of the initial inverse temperature; the default is log(1 / 0.07).
+        logit_scale_max (`float`, defaults to 100.0):
+            Upper limit of the inverse temperature.
+        mask_ratio (`float`, defaults to 0.75):
+            Share of the patches of every lead that is hidden from the encoder in masked ECG modelling.
+        decoder_hidden_size (`int`, defaults to 256):
+            Width of the decoder.
+        decoder_num_hidden_layers (`int`, defaults to 4):
+            Blocks of the decoder.
+        decoder_num_attention_heads (`int`, defaults to 4):
+            Attention heads of the decoder.
+        decoder_intermediate_size (`int`, defaults to 1024):
+            Width of the feed-forward layers of the decoder.
+        alignment_view (`str`, defaults to `"full"`):
+            What is aligned with the report: `"full"`, the whole ECG, or `"masked"`, the patches that masked modelling
+            sees (one encoder pass instead of two).
+        reconstruction_weight (`float`, defaults to 1.0):
+            Weight of the masked modelling loss; 0 switches the branch off.
+        contrastive_weight (`float`, defaults to 1.0):
+            Weight λ of the ECG-report loss; 0 switches the branch off.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the initial mask token.
+
+    Example:
+
+    >>> from modeling_merit import MeritConfig
+    >>> config = MeritConfig(ecg_config={"hidden_size": 384, "num_attention_heads": 6}, mask_ratio=0.5)
+    >>> config.ecg_config.hidden_size, config.text_config.model_type
+    (384, 'bert')
+    """
+
+    model_type = "merit"
+    sub_configs_defaults = {
+        "ecg_config": SubConfigSpec(config_class=MeritEcgConfig),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
+
+    ecg_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    projection_dim: int = 256
+    projection_hidden_size: int = 256
+    text_pooling: str = "mean"
+    logit_scale_init_value: float | int = 2.6593
+    logit_scale_max: float | int = 100.0
+    mask_ratio: float | int = 0.75
+    decoder_hidden_size: int = 256
+    decoder_num_hidden_layers: int = 4
+    decoder_num_attention_heads: int = 4
+    decoder_intermediate_size: int = 1024
+    alignment_view: str = "full"
+    reconstruction_weight: float | int = 1.0
+    contrastive_weight: float | int = 1.0
+    initializer_range: float = 0.02
+    auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
+
+    def validate_choices(self):
+        if self.alignment_view not in ("full", "masked"):
+            raise ValueError(f"Expected `alignment_view` 'full' or 'masked', got {self.alignment_view!r}.")
+        if self.text_pooling not in ("mean", "cls"):
+            raise ValueError(f"Expected `text_pooling` 'mean' or 'cls', got {self.text_pooling!r}.")
+        if self.decoder_hidden_size % self.decoder_num_attention_heads or self.decoder_hidden_size % 2:
+            raise ValueError(
+                "Expected an even `decoder_hidden_size` that `decoder_num_attention_heads` divides, got "
+                f"{self.decoder_hidden_size} and {self.decoder_num_attention_heads}."
+            )
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"Expected `mask_ratio` between 0 and 1, got {self.mask_ratio}.")
+        if min(self.reconstruction_weight, self.contrastive_weight) < 0 or not (
+            self.reconstruction_weight or self.contrastive_weight
+        ):
+            raise ValueError(
+                "Expected `reconstruction_weight` and `contrastive_weight` of at least 0, not both 0, got "
+                f"{self.reconstruction_weight} and {self.contrastive_weight}."
+            )
+
+
+@strict
+class MeritGenerationConfig(PreTrainedConfig):
+    r"""Configuration of [`MeritForConditionalGeneration`].
+
+    Args:
+        ecg_config (`dict` or [`MeritEcgConfig`], *optional*):
+            The ECG tower.
+        text_config (`dict` or `PreTrainedConfig`, *optional*):
+            The language model: the configuration of any model of `AutoModelForCausalLM`, Llama when not given.
+        ecg_token_id (`int`, *optional*):
+            Token that holds the place of an ECG vector in a prompt; by default the first one after the vocabulary of
+            the language model. It needs no embedding.
+        num_ecg_tokens (`int`, defaults to 24):
+            Vectors per ECG; a multiple of the number of leads for the `"mlp"` projector.
+        projector_type (`str`, defaults to `"mlp"`):
+            `"mlp"`, two layers on the means over equal spans of time of every lead, or `"perceiver"`, learnt queries.
+        projector_hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the projector.
+        perceiver_num_layers (`int`, defaults to 2):
+            Layers of the `"perceiver"` projector.
+        perceiver_num_attention_heads (`int`, defaults to 4):
+            Attention heads of the `"perceiver"` projector.
+        max_generated_tokens (`int`, defaults to 512):
+            No call of `generate` may write more.
+        prompts (`dict[str, str]`):
+            Prompt of every task the model was trained on, with `{ecg}`, `{language}` and `{question}` to fill in.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the initial weights of the projector.
+
+    Example:
+
+    >>> from modeling_merit import MeritGenerationConfig
+    >>> config = MeritGenerationConfig(text_config={"model_type": "gpt2"}, num_ecg_tokens=12)
+    >>> config.text_config.model_type, config.ecg_token_id
+    ('gpt2', 50257)
+    """
+
+    model_type = "merit_generation"
+    sub_configs_defaults = {
+        "ecg_config": SubConfigSpec(config_class=MeritEcgConfig),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
+    }
+
+    ecg_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    ecg_token_id: int | None = None
+    num_ecg_tokens: int = 24
+    projector_type: str = "mlp"
+    projector_hidden_act: str = "gelu"
+    perceiver_num_layers: int = 2
+    perceiver_num_attention_heads: int = 4
+    max_generated_tokens: int = 512
+    prompts: dict = field(default_factory=lambda: dict(PROMPTS))
+    initializer_range: float = 0.02
+    auto_map: dict = field(default_factory=lambda: dict(GENERATION_AUTO_MAP))
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.ecg_token_id is None:
+            self.ecg_token_id = self.text_config.vocab_size
+
+    def validate_projector(self):
+        leads = len(self.ecg_config.leads)
+        if self.projector_type not in ("mlp", "perceiver"):
+            raise ValueError(f"Expected `projector_type` 'mlp' or 'perceiver', got {self.projector_type!r}.")
+        if self.num_ecg_tokens < 1 or (self.projector_type == "mlp" and self.num_ecg_tokens % leads):
+            raise ValueError(
+                f"Expected `num_ecg_tokens` to be a positive multiple of the {leads} leads for the 'mlp' projector, "
+                f"got {self.num_ecg_tokens}."
+            )
+        if self.projector_type == "perceiver" and self.ecg_config.hidden_size % self.perceiver_num_attention_heads:
+            raise ValueError(
+                f"Expected `perceiver_num_attention_heads` to divide the width {self.ecg_config.hidden_size} of the "
+                f"ECG tower, got {self.perceiver_num_attention_heads}."
+            )
+
+
+__all__ = ["DECODER_SIZES", "SIZES", "MeritConfig", "MeritEcgConfig", "MeritGenerationConfig"]
