@@ -166,7 +166,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 class MeritEcgQueryKey(nn.Linear):
     """A projection to queries or keys. Both start as the same orthogonal matrix (after the mimetic initialisation of
     Trockman and Kolter, 2023), so that a token looks from the start at the same moment in other leads and at the same
-    lead at other moments; without it masked modelling gave no more than a constant prediction for hundreds of steps."""
+    lead at other moments; otherwise masked modelling gave no more than a constant prediction for hundreds of steps."""
 
 
 class MeritEcgAttention(nn.Module):

@@ -4,14 +4,14 @@ The language model is given what the trunk says of every patch, not the contrast
 what reports seldom name. Not a medical device: generated text is research output, not for clinical use.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
 
 from .configuration_merit import MeritGenerationConfig
 from .modeling_merit import MeritEcgModel, MeritPreTrainedModel
@@ -143,7 +143,7 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
         ecg_model = MeritEcgModel.from_pretrained(ecg_model) if isinstance(ecg_model, str) else ecg_model
         if isinstance(language_model, str):
             language_model = AutoModelForCausalLM.from_pretrained(language_model)
-        config = cls.config_class(
+        config = MeritGenerationConfig(
             ecg_config=ecg_model.config.to_dict(), text_config=language_model.config.to_dict(), **config_kwargs
         )
         with torch.device("meta"):  # no second copy of a large language model
@@ -191,7 +191,7 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
         inputs_embeds: torch.FloatTensor | None = None,
         ecg_hidden_states: torch.FloatTensor | None = None,
         ecg_token_mask: torch.BoolTensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         r"""
         Args:

@@ -87,6 +87,15 @@ def test_parts_load_from_a_pre_training_checkpoint(pre_training):
     assert classifier.classifier.weight.shape == (5, 16) and classifier.classifier.weight.isfinite().all()
 
 
+@pytest.mark.parametrize("model_class", MODELS)
+def test_what_was_loaded_from_a_larger_checkpoint_can_be_saved(pre_training, tmp_path, model_class):
+    """Under the names of its own class, as if it had been made by hand."""
+    loaded = model_class.from_pretrained(pre_training[1])
+    loaded.save_pretrained(tmp_path)
+    assert load_file(tmp_path / "model.safetensors").keys() == loaded.state_dict().keys()
+    assert_same_weights(model_class.from_pretrained(tmp_path), loaded)
+
+
 def test_parts_load_from_other_checkpoints(pre_training, tmp_path):
     model, _ = pre_training
     model.merit.save_pretrained(tmp_path / "dual")

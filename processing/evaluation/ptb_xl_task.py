@@ -211,7 +211,11 @@ def read_predictions(path: str | Path) -> Predictions:
             f"{', '.join(missing)}. Rename it."
         )
     return Predictions(
-        *(arrays[name] for name in names),
+        ecg_ids=arrays["ecg_id"],
+        patient_ids=arrays["patient_id"],
+        labels=arrays["labels"],
+        probabilities=arrays["probabilities"],
+        thresholds=arrays["thresholds"],
         classes=json.loads(metadata["classes"]),
         arm=about["arm"],
         task=about["task"],

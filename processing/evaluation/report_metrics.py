@@ -128,10 +128,11 @@ def report_intervals(
     weights = _weights(statistics, patient_ids, n_resamples, seed)
     values, resampled = report_metrics(statistics), report_metrics(statistics, weights)
     tails = [(1 - level) / 2, (1 + level) / 2]
-    return {
-        name: Interval(float(value[0]), *map(float, np.quantile(resampled[name], tails)), level, n_resamples, {})
-        for name, value in values.items()
-    }
+    intervals = {}
+    for name, value in values.items():
+        low, high = np.quantile(resampled[name], tails)
+        intervals[name] = Interval(float(value[0]), float(low), float(high), level, n_resamples, {})
+    return intervals
 
 
 def compare_reports(

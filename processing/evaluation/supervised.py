@@ -6,6 +6,7 @@ epoch is chosen by validation macro AUROC, averaged over the tasks; fold 10 is p
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -133,7 +134,7 @@ def train_classifier(
         FloatingPointError: If the loss is no longer finite.
     """
     data = {split: LabelledEcgs(view, tasks, split, normalize, plan) for split, view in views.items()}
-    loaders = {
+    loaders: dict[str, Any] = {
         split: DataLoader(
             ecgs,
             min(plan.batch_size, len(ecgs)),

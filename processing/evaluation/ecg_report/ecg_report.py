@@ -43,7 +43,7 @@ class EcgReport(evaluate.Metric):
         statistics = report_statistics(predictions, references, bertscore_model)
         if not n_resamples:
             return {name: float(value[0]) for name, value in report_metrics(statistics).items()}
-        result = {}
+        result: dict[str, float] = {}
         for name, interval in report_intervals(statistics, patient_ids, n_resamples, seed=seed).items():
             result |= {name: interval.value, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
         return result

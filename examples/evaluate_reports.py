@@ -1,0 +1,162 @@
+"""Score generated reports of the test fold, beside the controls that show whether the ECG was looked at.
+
+    python examples/evaluate_reports.py --data_dir PTB_XL_FOLDER --retrieval_model merit-ecg \
+        --arms joint=merit-report masked=merit-report-masked --output results/report_generation.json
+
+Arms are models of `train_report_generation.py`, the first one that of the controls: the ECGs of other records
+(`shuffled_ecg`), flat ECGs (`zero_ecg`), the most frequent training report of the language (`most_frequent_report`),
+and the training report nearest to the ECG by the contrastive heads of `--retrieval_model` (`nearest_report`). All are
+told the language of the recorded report, decode greedily, and are scored on every record; empty texts count as zero.
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from report_data import ECG_TOKEN, load_split, read_inputs  # beside this script
+from tqdm.auto import tqdm
+from transformers import AutoProcessor
+
+from modeling_merit import MeritForConditionalGeneration, MeritModel
+from modeling_merit.processing.builders import SignalView, normalize_report
+from modeling_merit.processing.evaluation.report_metrics import compare_reports, report_intervals, report_statistics
+from modeling_merit.processing.evaluation.results import provenance, write_json
+from modeling_merit.processing.evaluation.statements import report_language
+
+NOTICE = "Written by research models; not for clinical use. Not a medical device."
+EXAMPLES = 10
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--arms", nargs="+", required=True, metavar="NAME=FOLDER", help="Models; the first is that of the controls.")
+    add("--retrieval_model", help="MERIT checkpoint with contrastive heads, for the control nearest_report.")
+    add("--dataset", default="ptb_xl", help="ptb_xl, synthetic, or a folder or Hub id of a Parquet data set.")
+    add("--data_dir", help="Folder of PTB-XL (the one with ptbxl_database.csv).")
+    add("--num_records", type=int, default=2000, help="Records of the synthetic data set.")
+    add("--sampling_rate", type=int, default=100, choices=(100, 500), help="Rate of the data set's signals in Hz.")
+    add("--split", default="test", choices=("validation", "test"))
+    add("--max_records", type=int, help="Score the first records only, to try things out.")
+    add("--batch_size", type=int, default=64)
+    add("--num_beams", type=int, default=1)
+    add("--max_new_tokens", type=int, default=128)
+    add("--bertscore_model", help="Encoder for BERTScore, Hub id or folder.")
+    add("--n_resamples", type=int, default=1000)
+    add("--example_ids", nargs="*", type=int, help="Records to quote; default: ten spread evenly over the split.")
+    add("--output", type=Path, default=Path("results/report_generation.json"))
+    add("--seed", type=int, default=0)
+    args = parser.parse_args()
+    if bad := [arm for arm in args.arms if "=" not in arm]:
+        parser.error(f"Expected --arms NAME=FOLDER ..., got {bad[0]!r}.")
+    return args
+
+
+@torch.inference_mode()
+def generate(folder, values, languages, args, device):
+    """A report for every ECG of `values` (records, 12, samples), in the language asked for."""
+    model = MeritForConditionalGeneration.from_pretrained(folder).to(device)
+    processor = AutoProcessor.from_pretrained(folder)
+    tokenizer, texts = processor.tokenizer, [""] * len(values)
+    order = sorted(range(len(values)), key=lambda row: languages[row])  # prompts of one length, no padding
+    for start in tqdm(range(0, len(order), args.batch_size), desc=str(folder), unit="batch"):
+        rows = order[start : start + args.batch_size]
+        prompts = [
+            model.config.prompts["report"].format(ecg=ECG_TOKEN * processor.num_ecg_tokens, language=languages[row])
+            for row in rows
+        ]
+        inputs = tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False).to(device)
+        ids = model.generate(
+            **inputs,
+            input_values=values[rows].to(device),
+            do_sample=False,
+            num_beams=args.num_beams,
+            max_new_tokens=args.max_new_tokens,
+        )
+        written = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        for row, text in zip(rows, written):
+            texts[row] = text.strip()
+    return texts
+
+
+@torch.inference_mode()
+def nearest_reports(folder, values, languages, pool, device, batch_size):
+    """The training report (of the language) whose text embedding is nearest to the ECG's."""
+    model = MeritModel.from_pretrained(folder).to(device).eval()
+    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+    ecgs = torch.cat([model.get_ecg_features(part.to(device)) for part in values.split(batch_size)])
+    texts = [""] * len(values)
+    for language in set(languages):
+        reports = sorted(pool[language])
+        embeds = []
+        for start in range(0, len(reports), batch_size):
+            tokens = tokenizer(
+                reports[start : start + batch_size], padding=True, truncation=True, return_tensors="pt"
+            ).to(device)
+            embeds.append(model.get_text_features(tokens["input_ids"], tokens["attention_mask"]))
+        rows = [row for row, own in enumerate(languages) if own == language]
+        for row, best in zip(rows, (ecgs[rows] @ torch.cat(embeds).T).argmax(dim=1).tolist()):
+            texts[row] = reports[best]
+    return texts
+
+
+def main():
+    args = parse_args()
+    origin = provenance(seed=args.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    arms = dict(arm.split("=", 1) for arm in args.arms)
+    folder = next(iter(arms.values()))
+    table, train = load_split(args, args.split), load_split(args, "train")
+    if args.max_records:
+        table = table.select(range(min(args.max_records, len(table))))
+    references = [normalize_report(report) for report in table["report"]]
+    languages, patients = [report_language(report) for report in references], np.array(table["patient_id"])
+
+    def signals(of):
+        extractor = AutoProcessor.from_pretrained(of).feature_extractor
+        return read_inputs(SignalView(table), range(len(table)), args.sampling_rate, extractor)
+
+    pool = {language: Counter() for language in set(languages)}
+    for report in map(normalize_report, train["report"]):
+        pool.setdefault(report_language(report), Counter())[report] += 1
+    values = signals(folder)
+    other = np.empty(len(values), dtype=int)
+    circle = np.random.default_rng(args.seed).permutation(len(values))
+    other[circle] = np.roll(circle, 1)  # a random cycle: no record keeps its own ECG
+    texts = {name: generate(where, signals(where), languages, args, device) for name, where in arms.items()}
+    texts["shuffled_ecg"] = generate(folder, values[other], languages, args, device)
+    texts["zero_ecg"] = generate(folder, torch.zeros_like(values), languages, args, device)
+    texts["most_frequent_report"] = [pool[own].most_common(1)[0][0] if pool[own] else "" for own in languages]
+    if args.retrieval_model:
+        texts["nearest_report"] = nearest_reports(
+            args.retrieval_model, signals(args.retrieval_model), languages, pool, device, args.batch_size
+        )
+
+    rows, comparisons, scored = [], [], {}
+    run = {"n": len(references), "command": origin["command"], "commit": origin["commit"]}
+    for arm, written in texts.items():
+        scored[arm] = report_statistics(written, references, args.bertscore_model)
+        intervals = report_intervals(scored[arm], patients, args.n_resamples, seed=args.seed)
+        for metric, interval in intervals.items():
+            interval = {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high}
+            rows.append({"arm": arm, "metric": metric, **interval, **run})
+        if arm != next(iter(arms)):
+            pairs = compare_reports(scored[next(iter(arms))], scored[arm], patients, args.n_resamples, seed=args.seed)
+            for metric, pair in pairs.items():
+                difference = {"value": pair.difference, "ci_low": pair.low, "ci_high": pair.high, "p": pair.p}
+                comparisons.append({"arms": [next(iter(arms)), arm], "metric": metric, **difference, **run})
+        print(f"{arm:22s}", *(f"{name} {intervals[name].value:.3f}" for name in ("rougeL", "bleu_4", "statement_f1")))
+    ids = table["ecg_id"][:]
+    chosen = args.example_ids or ids[:: max(1, len(ids) // EXAMPLES)][:EXAMPLES]
+    examples = [
+        {"ecg_id": ecg_id, "recorded": references[row], **{arm: written[row] for arm, written in texts.items()}}
+        for ecg_id, row in ((ecg_id, ids.index(ecg_id)) for ecg_id in chosen)
+    ]
+    content = {"notice": NOTICE, "split": args.split, "rows": rows, "comparisons": comparisons, "examples": examples}
+    write_json(args.output, origin | content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""The data of report generation: splits, prompts with their answers, and batches of both. No script to run."""
+
+import json
+import math
+from functools import cache
+
+import numpy as np
+import torch
+from datasets import load_dataset
+from scipy.signal import resample_poly
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import Dataset
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from modeling_merit.configuration_merit import PROMPTS
+from modeling_merit.processing.builders import PtbXl, SignalView, SyntheticEcg, normalize_report
+from modeling_merit.processing.evaluation import load_statements
+from modeling_merit.processing.evaluation.statements import report_language
+
+ECG_TOKEN = "<|ecg|>"
+
+
+def load_split(args, split):
+    """One split of the data set, without the records that have no report."""
+    if args.dataset == "ptb_xl":
+        builder = PtbXl(config_name=f"{args.sampling_rate}hz", data_dir=args.data_dir)
+    elif args.dataset == "synthetic":
+        builder = SyntheticEcg(n_records=args.num_records, seed=args.seed, sampling_rate=float(args.sampling_rate))
+    else:
+        builder = None
+    if builder is not None:
+        builder.download_and_prepare()
+    table = load_dataset(args.dataset, split=split) if builder is None else builder.as_dataset(split)
+    table = table.select([row for row, report in enumerate(table["report"]) if normalize_report(report or "")])
+    if not len(table):
+        raise SystemExit(f"Expected ECGs with reports in the {split} split of {args.dataset}, got none.")
+    return table
+
+
+def read_inputs(view, rows, sampling_rate, extractor):
+    """Signals of a table as `input_values`: (rows, 12, samples) float32."""
+    signals = view.signals(rows).astype(np.float32) / 1000  # µV to mV
+    if sampling_rate != extractor.sampling_rate:
+        signals = resample_poly(signals, extractor.sampling_rate, sampling_rate, axis=-1).astype(np.float32)
+    return torch.from_numpy(extractor.normalize(signals))
+
+
+def make_examples(args, table):
+    """(rows of the ECGs, prompt, answer) of every task."""
+    examples, columns = [], table.select_columns(["ecg_id", "report", "scp_codes"]).to_dict()
+    if "report" in args.tasks:
+        for row, report in enumerate(columns["report"]):
+            prompt = PROMPTS["report"].format(ecg=ECG_TOKEN, language=report_language(report))
+            examples.append(((row,), prompt, normalize_report(report)))
+    if "statements" in args.tasks:
+        known, prompt = load_statements(), PROMPTS["statements"].format(ecg=ECG_TOKEN)
+        for row, codes in enumerate(columns["scp_codes"]):
+            names = [known[code].description for code in codes["code"] if code in known]
+            if names:
+                examples.append(((row,), prompt, "; ".join(names)))
+    if "question" in args.tasks:
+        rows = {ecg_id: row for row, ecg_id in enumerate(columns["ecg_id"])}
+        for number, line in enumerate(args.questions.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                item = json.loads(line)
+                ids = item["ecg"] if isinstance(item["ecg"], list) else [item["ecg"]]
+                answer = ", ".join(item["answer"]) if isinstance(item["answer"], list) else item["answer"]
+                prompt = PROMPTS["question"].format(ecg=ECG_TOKEN * len(ids), question=item["question"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise SystemExit(
+                    f'Expected {{"ecg": id, "question": ..., "answer": ...}} in line {number} of {args.questions}, '
+                    f"got {line[:80]!r} ({error})."
+                ) from error
+            if all(ecg_id in rows for ecg_id in ids):  # else it belongs to another split
+                examples.append((tuple(rows[ecg_id] for ecg_id in ids), prompt, answer))
+    return examples
+
+
+class Answers(Dataset):
+    """Whole batches of prompts with their answers; ECGs as signals, or as the hidden states of a frozen tower."""
+
+    def __init__(self, args, table, processor, ecg_model=None):
+        self.view, self.processor, self.rate = SignalView(table), processor, args.sampling_rate
+        tokenizer, self.examples = processor.tokenizer, []
+        places = processor.ecg_token * processor.num_ecg_tokens
+        encode = cache(lambda prompt: tokenizer(prompt.replace(ECG_TOKEN, places))["input_ids"])
+        for rows, prompt, answer in make_examples(args, table):
+            ids = tokenizer(" " + answer, add_special_tokens=False)["input_ids"][: args.max_answer_tokens - 1]
+            self.examples.append((rows, encode(prompt), [*ids, tokenizer.eos_token_id]))
+        if not self.examples:
+            raise SystemExit(f"Expected examples of the tasks {', '.join(args.tasks)} in every split, got none.")
+        self.hidden_states = None if ecg_model is None else self._encode(ecg_model)
+
+    @torch.no_grad()
+    def _encode(self, ecg_model, size=128):
+        ecg_model.eval()
+        extractor, hidden = self.processor.feature_extractor, []
+        for start in tqdm(range(0, len(self.view), size), desc="Encoding ECGs", unit="batch"):
+            rows = range(start, min(start + size, len(self.view)))
+            values = read_inputs(self.view, rows, self.rate, extractor).to(ecg_model.device)
+            hidden.append(ecg_model(values).last_hidden_state.half().cpu())
+        return torch.cat(hidden)
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitems__(self, indices):
+        chosen = [self.examples[index] for index in indices]
+        width = max(len(prompt) + len(answer) for _, prompt, answer in chosen)
+        ids = torch.full((len(chosen), width), self.processor.tokenizer.pad_token_id)
+        labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
+        for row, (_, prompt, answer) in enumerate(chosen):
+            end = len(prompt) + len(answer)
+            ids[row, :end], labels[row, len(prompt) : end] = torch.tensor(prompt + answer), torch.tensor(answer)
+            mask[row, :end] = 1
+        rows = [row for example_rows, _, _ in chosen for row in example_rows]
+        if self.hidden_states is not None:
+            ecgs = {"ecg_hidden_states": self.hidden_states[rows]}
+        else:
+            ecgs = {"input_values": read_inputs(self.view, rows, self.rate, self.processor.feature_extractor)}
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels, **ecgs}
+
+
+class LengthBatches:
+    """Batches of answers of similar length, in an order that follows from seed and epoch alone."""
+
+    drop_last = False
+
+    def __init__(self, examples, batch_size, seed, shuffle):
+        self.lengths = np.array([len(prompt) + len(answer) for _, prompt, answer in examples])
+        self.batch_size, self.seed, self.shuffle, self.epoch = batch_size, seed, shuffle, 0
+
+    def __len__(self):
+        return math.ceil(len(self.lengths) / self.batch_size)
+
+    def __iter__(self):
+        rng, rows = np.random.default_rng([self.seed, self.epoch]), np.arange(len(self.lengths))
+        if self.shuffle:
+            rng.shuffle(rows)
+            # Sorting all would give every epoch the same batches; blocks of 50 batches keep most of the speed.
+            blocks = np.array_split(rows, math.ceil(len(self) / 50))
+            rows = np.concatenate([block[np.argsort(self.lengths[block], kind="stable")] for block in blocks])
+        batches = [rows[start : start + self.batch_size].tolist() for start in range(0, len(rows), self.batch_size)]
+        # The last batch, which may be short, stays the last: Accelerate relies on it.
+        order = [*rng.permutation(len(batches) - 1), len(batches) - 1] if self.shuffle else range(len(batches))
+        for batch in order:
+            yield batches[batch]
+
+
+def train_tokenizer(texts, vocab_size):
+    """A byte-level BPE tokenizer of the corpus."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special, alphabet = ["<|pad|>", "<|end|>", ECG_TOKEN], pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet)
+    )
+    names = {"pad_token": "<|pad|>", "eos_token": "<|end|>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **names)
