@@ -1,0 +1,265 @@
+"""`examples/pretrain.py` as a user runs it: what it leaves behind, and that a resumed run is the same run."""
+
+import importlib.util
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Array2D, Dataset, Features, Value
+from safetensors.torch import load_file
+from tiny_models import TOWER
+from transformers import AutoModel, BertConfig, BertModel
+
+import modeling_merit
+
+SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "pretrain.py"
+# 49 training records: 6 batches of 8, and 3 steps an epoch.
+RUN = ["--dataset", "synthetic", "--num_records", "60", "--batch_size", "8", "--gradient_accumulation_steps", "2"]
+STEPS = ["--max_train_steps", "7", "--checkpointing_steps", "1", "--checkpoints_total_limit", "3"]
+CODE = {
+    "configuration_merit.py",
+    "feature_extraction_merit.py",
+    "leads.py",
+    "modeling_merit.py",
+    "objective_merit.py",
+    "processing_merit.py",
+}
+
+spec = importlib.util.spec_from_file_location("pretrain", SCRIPT)
+pretrain = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pretrain)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    """Home of the prepared data set, shared by all runs."""
+    return tmp_path_factory.mktemp("hf-home")
+
+
+def run(folder: Path, cache: Path, *arguments: str | Path, processes: int = 1) -> dict:
+    launch = [sys.executable]
+    if processes > 1:
+        launch += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [*launch, SCRIPT, "--output_dir", folder, *arguments]
+    environment = os.environ | {"HF_HOME": str(cache), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "pretraining_results.json").read_text())
+
+
+def log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+def checkpoints(folder: Path) -> dict[str, Path]:
+    return {path.name: path for path in (folder / "checkpoints").iterdir()}
+
+
+def random_state(checkpoint: Path, process: int) -> bytes:
+    return (checkpoint / f"random_states_{process}.pkl").read_bytes()
+
+
+def assert_same_checkpoint(a: Path, b: Path, processes: int) -> None:
+    """Weights, both moments of AdamW, learning rate and the state of the random numbers, bit by bit."""
+    weights = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1])
+    optimizers = [torch.load(folder / "optimizer.bin", weights_only=True) for folder in (a, b)]
+    assert optimizers[0]["param_groups"] == optimizers[1]["param_groups"]
+    for number, state in optimizers[0]["state"].items():
+        assert all(torch.equal(state[name], optimizers[1]["state"][number][name]) for name in state)
+    for process in range(processes):
+        assert random_state(a, process) == random_state(b, process)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, cache) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder, cache, *RUN, *STEPS)
+
+
+@pytest.mark.slow
+def test_output_folder_is_complete(whole_run):
+    folder, _ = whole_run
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    code = {name for name in files if name.endswith(".py")}
+    processor = {"processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    reports = {"pretraining_results.json", "train_log.jsonl"}
+    assert files - code == {"config.json", "model.safetensors"} | processor | reports
+    assert code >= CODE
+    model = AutoModel.from_pretrained(folder)
+    loaded = modeling_merit.MeritProcessor.from_pretrained(folder)
+    assert model.config.ecg_config.leads == loaded.feature_extractor.leads
+    assert model.config.ecg_config.sampling_rate == loaded.feature_extractor.sampling_rate
+    assert len(loaded.tokenizer) == model.config.text_config.vocab_size
+    text = loaded(text=["Sinus rhythm.", "sinus RHYTHM."], return_tensors="pt")["input_ids"]
+    assert torch.equal(text[0], text[1]) and loaded.tokenizer.unk_token_id not in text
+
+
+@pytest.mark.slow
+def test_results_say_what_was_done(whole_run):
+    folder, results = whole_run
+    assert results["command"].startswith("python ") and "--num_records 60" in results["command"]
+    assert set(results["versions"]) >= {"python", "torch", "transformers", "accelerate", "datasets"}
+    assert {"commit", "seed"} <= set(results) and len(results["data_fingerprint"]) == 16
+    assert results["settings"]["max_train_steps"] == 7 and results["settings"]["output_dir"] == str(folder)
+    assert (results["train_records"], results["validation_records"], results["processes"]) == (49, 4, 1)
+    assert [point["step"] for point in results["curves"]] == [3, 6, 7]
+    names = {"loss", "reconstruction_loss", "contrastive_loss", "reconstruction_information", "text_information"}
+    for point in results["curves"]:
+        for part in (point["train"], point["validation"]):
+            assert set(part) == names and all(math.isfinite(value) for value in part.values())
+            assert part["loss"] == pytest.approx(part["reconstruction_loss"] + part["contrastive_loss"], rel=1e-5)
+            assert part["text_information"] < math.log(8)
+    losses = [point["validation"]["loss"] for point in results["curves"]]
+    assert results["best_validation_loss"] == min(losses)
+
+
+@pytest.mark.slow
+def test_log_has_a_line_per_step(whole_run):
+    folder, results = whole_run
+    training = [line for line in log(folder) if "train/loss" in line]
+    assert [line["step"] for line in training] == list(range(1, 8))
+    first = sum(line["train/loss"] for line in training[:3]) / 3
+    assert results["curves"][0]["train"]["loss"] == pytest.approx(first, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_only_the_last_checkpoints_are_kept(whole_run):
+    folder, _ = whole_run
+    assert set(checkpoints(folder)) == {"checkpoint_3", "checkpoint_4", "checkpoint_5"}
+
+
+@pytest.mark.slow
+def test_resumed_run_is_the_same_run(whole_run, tmp_path, cache):
+    """From step 4, the first of three in its epoch, each of two accumulated batches, into another folder."""
+    folder, results = whole_run
+    resumed = run(tmp_path, cache, *RUN, *STEPS, "--resume_from_checkpoint", checkpoints(folder)["checkpoint_3"])
+    assert log(tmp_path) == [line for line in log(folder) if line["step"] > 4]
+    assert resumed["curves"] == results["curves"]
+    for ours, theirs in (("checkpoint_0", "checkpoint_4"), ("checkpoint_1", "checkpoint_5")):
+        assert_same_checkpoint(checkpoints(tmp_path)[ours], checkpoints(folder)[theirs], processes=1)
+
+
+@pytest.mark.slow
+def test_resumed_run_of_two_processes_is_the_same_run(tmp_path, cache):
+    whole, rest = tmp_path / "whole", tmp_path / "rest"
+    options = [*RUN, *STEPS, "--batch_size", "4", "--alignment_view", "masked"]
+    results = run(whole, cache, *options, processes=2)
+    assert results["processes"] == 2 and [point["step"] for point in results["curves"]] == [3, 6, 7]
+    shutil.copytree(whole / "checkpoints" / "checkpoint_3", rest / "checkpoints" / "checkpoint_3")
+    resumed = run(rest, cache, *options, "--resume_from_checkpoint", "latest", processes=2)
+    assert log(rest) == [line for line in log(whole) if line["step"] > 4]
+    assert resumed["curves"] == results["curves"]
+    for name in ("checkpoint_4", "checkpoint_5"):
+        assert_same_checkpoint(checkpoints(rest)[name], checkpoints(whole)[name], processes=2)
+    last = checkpoints(rest)["checkpoint_5"]
+    assert random_state(last, 0) != random_state(last, 1)  # each process its own masks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "off, on, extra",
+    [
+        ("contrastive", "reconstruction", ["--mixed_precision", "bf16", "--num_workers", "1"]),
+        ("reconstruction", "contrastive", ["--normalization", "record_zscore", "--gradient_checkpointing"]),
+    ],
+)
+def test_one_branch_alone(tmp_path, cache, off, on, extra):
+    results = run(tmp_path, cache, *RUN, "--max_train_steps", "2", f"--{off}_weight", "0", *extra)
+    means = results["curves"][-1]["validation"]
+    information = {"reconstruction": "reconstruction_information", "contrastive": "text_information"}[on]
+    assert set(means) == {"loss", f"{on}_loss", information}
+    assert means["loss"] == pytest.approx(means[f"{on}_loss"]) and math.isfinite(means["loss"])
+    processor = modeling_merit.MeritProcessor.from_pretrained(tmp_path)
+    assert processor.feature_extractor.normalization == results["settings"]["normalization"]
+    assert getattr(AutoModel.from_pretrained(tmp_path).config, f"{off}_weight") == 0
+
+
+def parse(monkeypatch, *arguments: str):
+    monkeypatch.setattr("sys.argv", ["pretrain.py", *arguments])
+    return pretrain.parse_args()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--size", "giant"], "invalid choice: 'giant'"),
+        (["--batch_size", "many"], "invalid int value: 'many'"),
+        (["--batch_size", "0"], "--batch_size of at least 1, got 0"),
+        (["--epochs", "0"], "--epochs of at least 1, got 0"),
+        (["--max_train_steps", "-3"], "--max_train_steps of at least 1, got -3"),
+        (["--sampling_rate", "250"], "invalid choice: 250"),
+        (["--resume_from_checkpoint", "latest", "--output_dir", "nowhere"], "nowhere/checkpoints to resume from, got"),
+        (["--resume_from_checkpoint", "nowhere/checkpoint_1"], "folder or 'latest', got 'nowhere/checkpoint_1'"),
+        (["--report_to", "wandb"], "missing ['wandb']: pip install wandb"),
+        (["--reconstruction_weigth", "0"], "unrecognized arguments"),
+    ],
+)
+def test_bad_arguments_are_named(monkeypatch, capsys, tmp_path, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        parse(monkeypatch, *arguments)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_data_without_reports_is_named(monkeypatch, tmp_path):
+    rows = {"signal": [[[0] * 1000] * 12] * 4, "report": ["", " ", None, "sinus rhythm"]}
+    features = Features({"signal": Array2D((12, 1000), "int16"), "report": Value("string")})
+    for split in ("train", "validation"):
+        Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    args = parse(monkeypatch, "--dataset", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"Expected ECGs with reports in the train split of .*, got 1 of 4"):
+        pretrain.load_tables(args)
+    args.contrastive_weight = 0.0
+    assert [len(table) for table in pretrain.load_tables(args)] == [4, 4]
+
+
+def test_trained_tokenizer_is_repeatable():
+    """Else a resumed run, or the second process, would know the reports by other numbers."""
+    words = [
+        "sinus",
+        "rhythm",
+        "normal",
+        "ecg",
+        "atrial",
+        "fibrillation",
+        "bundle",
+        "branch",
+        "block",
+        "prolonged",
+        "ventricular",
+        "rate",
+        "axis",
+    ]
+    rng = np.random.default_rng(0)
+    corpus = [" ".join(rng.choice(words, 6)) for _ in range(200)]
+    tokenizers = [pretrain.train_tokenizer(corpus, vocab_size=90, max_length=16) for _ in range(5)]
+    assert len({tokenizer.backend_tokenizer.to_str() for tokenizer in tokenizers}) == 1
+    tokenizer = tokenizers[0]
+    assert tokenizer.convert_ids_to_tokens(tokenizer("Normal  ÉCG").input_ids) == ["[CLS]", "normal", "ecg", "[SEP]"]
+    assert set(tokenizer.all_special_tokens) == {"[PAD]", "[UNK]", "[CLS]", "[SEP]"}
+    assert len(tokenizer.added_tokens_decoder) == 4 and len(tokenizer) <= 90
+
+
+def test_named_text_model_is_loaded(monkeypatch, tmp_path, tiny_tokenizer):
+    torch.manual_seed(1)
+    text_model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer), **TOWER))
+    text_model.save_pretrained(tmp_path)
+    tiny_tokenizer.save_pretrained(tmp_path)
+    args = parse(monkeypatch, "--text_model", str(tmp_path), "--mask_ratio", "0.5")
+    model, processor = pretrain.build(args, None, torch.device("cpu"))
+    loaded = model.merit.text_model.state_dict()
+    expected = {name: value for name, value in text_model.state_dict().items() if not name.startswith("pooler.")}
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    assert model.config.text_pooling == "cls" and model.config.mask_ratio == 0.5
+    assert processor.tokenizer("sinus rhythm").input_ids == tiny_tokenizer("sinus rhythm").input_ids
