@@ -56,7 +56,7 @@ setup(
         "numpy>=2,<3",
         "scipy>=1.13,<2",
         "pandas>=2.2,<4",
-        "scikit-learn>=1.6,<2",
+        "scikit-learn>=1.7,<2",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["merit-ecg = modeling_merit.processing.cli:main"]},

@@ -1,0 +1,226 @@
+"""Baselines of PTB-XL under the protocol of `linear_probe.py`: no pre-training, no text.
+
+    python examples/baselines.py --baseline classical --data_dir PTB_XL_FOLDER --output results/ptb_xl.json
+    accelerate launch examples/baselines.py --baseline cnn --data_dir PTB_XL_FOLDER --output results/ptb_xl.json
+
+`classical`: rates, intervals, axes, amplitudes and spectra, and gradient boosting, one model per class, its number of
+trees chosen on fold 9. `cnn`: a residual 1-D network trained on all `--tasks` at once with one output per class (name
+a single task for a network of its own), its epoch chosen on fold 9. A random-init encoder is `linear_probe.py
+--random_init`, a transformer from scratch `finetune.py --from_scratch`.
+"""
+
+import argparse
+import inspect
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from safetensors.numpy import load_file, save_file
+from sklearn.ensemble import HistGradientBoostingClassifier
+from torch import nn
+from tqdm.auto import tqdm
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from modeling_merit.processing import MeritFeatureExtractor
+from modeling_merit.processing.builders import SignalView
+from modeling_merit.processing.evaluation import features
+from modeling_merit.processing.evaluation.embeddings import embed_signals, weights_fingerprint
+from modeling_merit.processing.evaluation.frozen import SAMPLING_RATE
+from modeling_merit.processing.evaluation.ptb_xl_task import (
+    TASK_NAMES,
+    describe,
+    load_ptb_xl,
+    load_task,
+    record_scores,
+)
+from modeling_merit.processing.evaluation.results import data_fingerprint, provenance
+from modeling_merit.processing.evaluation.supervised import Schedule, train_classifier
+
+ARMS = {"classical": "classical", "cnn": "supervised_cnn"}
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions beside a shortcut that averages before it projects (He et al., CVPR 2019, ResNet-D)."""
+
+    def __init__(self, inputs, outputs, stride, kernel=5):
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+            nn.BatchNorm1d(outputs),
+            nn.ReLU(),
+            nn.Conv1d(outputs, outputs, kernel, 1, kernel // 2, bias=False),
+            nn.BatchNorm1d(outputs),
+        )
+        nn.init.zeros_(self.convolutions[-1].weight)  # every block starts as its shortcut
+        self.shortcut = nn.Sequential()
+        if stride > 1:
+            self.shortcut.append(nn.AvgPool1d(stride, ceil_mode=True))
+        if inputs != outputs:
+            self.shortcut.extend([nn.Conv1d(inputs, outputs, 1, bias=False), nn.BatchNorm1d(outputs)])
+
+    def forward(self, x):
+        return torch.relu(self.convolutions(x) + self.shortcut(x))
+
+
+class ResidualCnn(nn.Module):
+    """A compact 1-D residual network with a convolutional stem, after He et al., CVPR 2019; ECGs in mV at 100 Hz."""
+
+    def __init__(self, classes, widths=(64, 128, 192, 256), blocks=2, dropout=0.5):
+        super().__init__()
+        layers, inputs = [nn.BatchNorm1d(12)], 12
+        for outputs, stride in ((32, 2), (32, 1), (widths[0], 1)):
+            convolution = nn.Conv1d(inputs, outputs, 5, stride, 2, bias=False)
+            layers += [convolution, nn.BatchNorm1d(outputs), nn.ReLU()]
+            inputs = outputs
+        layers.append(nn.MaxPool1d(3, 2, 1))
+        for stage, width in enumerate(widths):
+            for block in range(blocks):
+                layers.append(ResidualBlock(inputs, width, 2 if stage and not block else 1))
+                inputs = width
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * widths[-1], classes))
+
+    def forward(self, input_values, ecg_mask=None):
+        if ecg_mask is not None:
+            input_values = input_values * ecg_mask
+        maps = self.body(input_values)
+        return SequenceClassifierOutput(logits=self.head(torch.cat([maps.mean(-1), maps.amax(-1)], dim=1)))
+
+
+def train_cnn(args, tasks, views, accelerator):
+    """Probabilities by split and task, and what identifies the network."""
+    set_seed(args.seed)
+    model = ResidualCnn(sum(len(task.classes) for task in tasks))
+    decay = [p for p in model.parameters() if p.ndim >= 2]
+    no_decay = [p for p in model.parameters() if p.ndim < 2]
+    rate = args.learning_rate
+    groups = [
+        {"params": decay, "lr": rate, "weight_decay": args.weight_decay},
+        {"params": no_decay, "lr": rate, "weight_decay": 0.0},
+    ]
+    plan = Schedule(
+        epochs=args.epochs,
+        patience=args.patience,
+        batch_size=args.batch_size,
+        crop_seconds=args.crop_seconds,
+        seed=args.seed,
+    )
+    outcome = train_classifier(model, groups, views, tasks, MeritFeatureExtractor().normalize, plan, accelerator)
+    if accelerator.is_main_process:
+        parameters = sum(p.numel() for p in model.parameters())
+        best = outcome.curve[outcome.best_epoch]["validation_macro_auroc"]
+        print(
+            f"CNN of {parameters:,} parameters, epoch {outcome.best_epoch}: mean validation macro AUROC {best:.3f}",
+            flush=True,
+        )
+    return outcome.probabilities, {"weights": weights_fingerprint(model)}
+
+
+def measure(args, views, fingerprint):
+    """Classical features of every record by split, computed once per version of their code."""
+    code = data_fingerprint([np.frombuffer(inspect.getsource(features).encode(), dtype=np.uint8)])
+    cache = args.cache_dir / f"classical-{code}-{fingerprint}.safetensors"
+    if cache.is_file():
+        return load_file(cache), code
+
+    def measure_batch(batch):
+        return torch.from_numpy(features.classical_features(batch.numpy(), SAMPLING_RATE))
+
+    normalize = MeritFeatureExtractor().normalize
+    measured = {
+        split: embed_signals(measure_batch, view, normalize, description=f"measuring {split}")
+        for split, view in views.items()
+    }
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    save_file(measured, cache)
+    return measured, code
+
+
+def boost(args, tasks, measured):
+    """Probabilities by split and task of one gradient boosting per class."""
+    probabilities = {"validation": {}, "test": {}}
+    for task in tasks:
+        x = {split: measured[split][rows] for split, rows in task.rows.items()}
+        columns = {split: np.zeros(task.labels[split].shape) for split in probabilities}
+        for column in tqdm(range(len(task.classes)), desc=f"boosting {task.name}", unit="class"):
+            y, val_y = (task.labels[split][:, column] for split in ("train", "validation"))
+            if y.min() == y.max():  # nothing to learn: the label that all have
+                for split in columns:
+                    columns[split][:, column] = y[0]
+                continue
+            model = HistGradientBoostingClassifier(
+                learning_rate=0.05,
+                max_iter=args.max_trees,
+                max_leaf_nodes=15,
+                early_stopping=True,
+                n_iter_no_change=15,
+                random_state=args.seed,
+            )
+            model.fit(x["train"], y, X_val=x["validation"], y_val=val_y)
+            for split in columns:
+                columns[split][:, column] = model.predict_proba(x[split])[:, 1]
+        for split in columns:
+            probabilities[split][task.name] = columns[split]
+    return probabilities
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--baseline", required=True, choices=tuple(ARMS))
+    parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
+    parser.add_argument("--arm", help="Name in the results; default: classical or supervised_cnn.")
+    parser.add_argument("--tasks", nargs="+", default=TASK_NAMES, choices=TASK_NAMES)
+    parser.add_argument("--label_fraction", type=float, default=1.0, help="Share of training patients with labels.")
+    parser.add_argument("--max_trees", type=int, default=300, help="classical: trees per class at most.")
+    parser.add_argument("--epochs", type=int, default=20, help="cnn: epochs at most.")
+    parser.add_argument("--patience", type=int, default=5, help="cnn: epochs without a better validation.")
+    parser.add_argument("--batch_size", type=int, default=128, help="cnn: records per process and step.")
+    parser.add_argument("--learning_rate", type=float, default=5e-3, help="cnn")
+    parser.add_argument("--weight_decay", type=float, default=0.01, help="cnn")
+    parser.add_argument("--crop_seconds", type=float, default=2.5, help="cnn: length of the pieces trained on.")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), help="cnn; default: `accelerate config`.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("results/ptb_xl.json"))
+    parser.add_argument("--predictions", type=Path, default=Path("runs/predictions"))
+    parser.add_argument("--cache_dir", type=Path, default=Path("runs/embeddings"))
+    args = parser.parse_args()
+
+    origin = provenance(seed=args.seed)
+    accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    if args.baseline == "classical" and accelerator.num_processes > 1:
+        parser.error("Expected one process for --baseline classical, got several. Start it with python.")
+    with accelerator.main_process_first():
+        tables = load_ptb_xl(args.data_dir)
+    views = {split: SignalView(table) for split, table in tables.items()}
+    fingerprint = data_fingerprint(view.signals(range(len(view))) for view in views.values())
+    tables = {split: table.remove_columns("signal") for split, table in tables.items()}
+    tasks = [load_task(tables, name, args.label_fraction, args.seed) for name in args.tasks]
+    if args.baseline == "cnn":
+        probabilities, made_by = train_cnn(args, tasks, views, accelerator)
+    else:
+        measured, code = measure(args, views, fingerprint)
+        probabilities, made_by = boost(args, tasks, measured), {"features": code}
+    if not accelerator.is_main_process:
+        return
+    arm = args.arm or ARMS[args.baseline]
+    for task in tasks:
+        intervals = record_scores(
+            task,
+            probabilities["validation"][task.name],
+            probabilities["test"][task.name],
+            arm=arm,
+            origin=origin,
+            output=args.output,
+            predictions=args.predictions,
+            label_fraction=args.label_fraction,
+            seed=args.seed,
+            data_fingerprint=fingerprint,
+            **made_by,
+        )
+        print(f"{arm} {task.name}: {describe(intervals)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

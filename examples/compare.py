@@ -1,0 +1,100 @@
+"""Paired comparison of two arms on the same records: difference, its bootstrap interval, and a permutation test.
+
+    python examples/compare.py --a runs/predictions/joint-subclass-1-s0.safetensors \\
+        --b runs/predictions/contrastive-subclass-1-s0.safetensors --output results/paired.json
+
+Reads prediction files of `linear_probe.py`, `zero_shot.py`, `finetune.py` or `baselines.py`; several files on either
+side are compared pair by pair, in the order given. Patients are drawn or exchanged, not records. `p` is that of the
+permutation test; with many rows, correct it for their number.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from modeling_merit.processing.evaluation.bootstrap import paired_bootstrap, paired_permutation
+from modeling_merit.processing.evaluation.metrics import METRICS, align_predictions
+from modeling_merit.processing.evaluation.ptb_xl_task import read_predictions
+from modeling_merit.processing.evaluation.results import provenance, update_rows
+
+DEFAULT_METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned", "macro_f1_at_0.5")
+ROW_KEY = ("arm_a", "arm_b", "task", "metric", "label_fraction", "label_fraction_b", "seed_a", "seed_b")
+
+
+def align(path_a, path_b, a, b):
+    """Bring B into the row order of A; both must be of the same records, classes and labels."""
+    if a.classes != b.classes:
+        raise SystemExit(f"Expected the same classes in {path_a} and {path_b}, got {a.classes} and {b.classes}.")
+    try:
+        order = align_predictions(b.ecg_ids.tolist(), a.ecg_ids.tolist())
+    except ValueError as error:
+        raise SystemExit(f"{path_a} and {path_b} are not of the same records. {error}") from None
+    if (b.labels[order] != a.labels).any():
+        raise SystemExit(f"Expected the same labels in {path_a} and {path_b}, got others. Score both again.")
+    return b.probabilities[order]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--a", type=Path, nargs="+", required=True, help="Prediction files of arm A.")
+    parser.add_argument("--b", type=Path, nargs="+", required=True, help="Those of arm B, one for each of A.")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, help=f"Default: {' '.join(DEFAULT_METRICS)}.")
+    parser.add_argument("--n_resamples", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="Of the resampling.")
+    parser.add_argument("--output", type=Path, default=Path("results/paired.json"))
+    args = parser.parse_args()
+    if len(args.a) != len(args.b):
+        parser.error(f"Expected as many files for --a as for --b, got {len(args.a)} and {len(args.b)}.")
+    if missing := [str(path) for path in (*args.a, *args.b) if not path.is_file()]:
+        parser.error(f"Expected prediction files, but there is no {', '.join(missing)}. Run linear_probe.py first.")
+
+    origin = provenance(seed=args.seed)
+    rows = []
+    for path_a, path_b in zip(args.a, args.b):
+        a, b = read_predictions(path_a), read_predictions(path_b)
+        probabilities_b = align(path_a, path_b, a, b)
+        zero_shot = any(arm.task.startswith("zero_shot") for arm in (a, b))
+        # The scores of zero-shot classification are cosines, to which 0.5 means nothing.
+        metrics = args.metrics or [name for name in DEFAULT_METRICS if not (zero_shot and name.endswith("0.5"))]
+        print(f"{a.arm} - {b.arm}, {a.task}, {len(a.labels)} records")
+        for metric in metrics:
+            arguments = (metric, a.labels, a.probabilities, probabilities_b, a.patient_ids, a.thresholds, b.thresholds)
+            drawn = paired_bootstrap(*arguments, n_resamples=args.n_resamples, seed=args.seed)
+            exchanged = paired_permutation(*arguments, n_resamples=args.n_resamples, seed=args.seed)
+            if not np.isfinite(drawn.difference):
+                raise SystemExit(f"Expected a class with positive and negative records for {metric}, got none.")
+            rows.append(
+                {
+                    "arm_a": a.arm,
+                    "arm_b": b.arm,
+                    "task": a.task,
+                    "metric": metric,
+                    "difference": drawn.difference,
+                    "ci_low": drawn.low,
+                    "ci_high": drawn.high,
+                    "p": exchanged.p,
+                    "p_bootstrap": drawn.p,
+                    "value_a": drawn.value_a,
+                    "value_b": drawn.value_b,
+                    "task_b": b.task,
+                    "label_fraction": a.label_fraction,
+                    "label_fraction_b": b.label_fraction,
+                    "seed_a": a.seed,
+                    "seed_b": b.seed,
+                    "n": len(a.labels),
+                    "n_resamples": args.n_resamples,
+                    "command": origin["command"],
+                    "commit": origin["commit"],
+                }
+            )
+            print(
+                f"  {metric}: {drawn.value_a:.3f} - {drawn.value_b:.3f} = {drawn.difference:+.3f} "
+                f"[{drawn.low:+.3f}, {drawn.high:+.3f}], p = {exchanged.p:.3g}",
+                flush=True,
+            )
+    update_rows(args.output, rows, ROW_KEY)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Zero-shot classification of PTB-XL: which class's prompts an ECG lies closest to, without training on labels.
+
+    python examples/zero_shot.py --model merit-ecg --data_dir PTB_XL_FOLDER --arm joint --output results/ptb_xl.json
+
+The score of a class is the cosine between the ECG and the mean of the class's prompts (this project's German and
+English ones, or those of `--prompts`). Labels of fold 9 choose one threshold per class for F1; fold 10 is scored once.
+Rows carry the task `zero_shot_superclass` and so on; `--predictions` receives what `compare.py` reads.
+"""
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoProcessor
+
+from modeling_merit.processing.builders import SignalView, normalize_report
+from modeling_merit.processing.evaluation.embeddings import embed_signals, weights_fingerprint
+from modeling_merit.processing.evaluation.frozen import load_extractor
+from modeling_merit.processing.evaluation.label_sets import class_names
+from modeling_merit.processing.evaluation.prompts import (
+    LANGUAGES,
+    average_prompts,
+    flatten_prompts,
+    load_prompts,
+    read_prompt_file,
+)
+from modeling_merit.processing.evaluation.ptb_xl_task import (
+    TASK_NAMES,
+    describe,
+    load_ptb_xl,
+    load_task,
+    record_scores,
+)
+from modeling_merit.processing.evaluation.results import data_fingerprint, provenance
+
+METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned")  # a cosine is no probability: 0.5 means nothing to it
+
+
+def read_prompts(path, classes):
+    """Prompts by class out of JSON (the CKEPE file too), or of text with one `CLASS: prompt` per line."""
+    if path.suffix.lower() == ".json":
+        return read_prompt_file(path, classes)
+    prompts = defaultdict(list)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        name, _, text = (part.strip() for part in line.partition(":"))
+        if not name and not text or name.startswith("#"):
+            continue
+        if not text:
+            raise ValueError(f"Expected `CLASS: prompt` in line {number} of {path}, got {line!r}.")
+        prompts[name].append(text)
+    if missing := [name for name in classes if name not in prompts]:
+        raise ValueError(f"Expected a prompt for every class, got none for {', '.join(missing)} in {path}. Add them.")
+    return {name: prompts[name] for name in classes}
+
+
+@torch.no_grad()
+def embed_prompts(model, tokenizer, prompts, device):
+    """One unit vector per class, (classes, projection_dim)."""
+    texts, owners = flatten_prompts(prompts)
+    texts = [normalize_report(text) for text in texts]  # as the reports of the training were
+    tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
+    features = model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
+    return average_prompts(features.float().cpu().numpy(), owners)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="Checkpoint folder or Hub id.")
+    parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
+    parser.add_argument("--arm", required=True, help="Name of this model in the results.")
+    parser.add_argument("--tasks", nargs="+", default=("superclass", "subclass", "all"), choices=TASK_NAMES)
+    parser.add_argument("--prompts", type=Path, help="JSON of class to text(s), or text lines `CLASS: prompt`.")
+    parser.add_argument("--languages", nargs="+", default=LANGUAGES, choices=LANGUAGES, help="Of the own prompts.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the pre-training, for the results.")
+    parser.add_argument("--output", type=Path, default=Path("results/ptb_xl.json"))
+    parser.add_argument("--predictions", type=Path, default=Path("runs/predictions"))
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+
+    origin = provenance(seed=args.seed)
+    prompts = {}
+    for task in args.tasks:
+        classes = class_names(task)
+        prompts[task] = read_prompts(args.prompts, classes) if args.prompts else load_prompts(task, args.languages)
+    extractor = load_extractor(args.model)
+    tokenizer = AutoProcessor.from_pretrained(args.model).tokenizer
+    model = AutoModel.from_pretrained(args.model, dtype=torch.float32).to(args.device).eval()
+    if not hasattr(model, "get_text_features"):
+        parser.error(f"Expected a checkpoint with a text tower, got {type(model).__name__} in {args.model}.")
+
+    tables = load_ptb_xl(args.data_dir)
+    views = {split: SignalView(tables[split]) for split in ("validation", "test")}
+    embeds = {
+        split: embed_signals(model.get_ecg_features, view, extractor.normalize, args.batch_size, args.device, split)
+        for split, view in views.items()
+    }
+    fingerprint = data_fingerprint(view.signals(range(len(view))) for view in views.values())
+    fields = {"weights": weights_fingerprint(model), "data_fingerprint": fingerprint}
+    tables = {split: table.remove_columns("signal") for split, table in tables.items()}
+    for name in args.tasks:
+        task = load_task(tables, name)
+        anchors = embed_prompts(model, tokenizer, prompts[name], args.device)
+        # Half of 1 + cosine keeps the order and lies in [0, 1], where thresholds are looked for.
+        scores = {split: np.clip((1 + embeds[split][task.rows[split]] @ anchors.T) / 2, 0, 1) for split in embeds}
+        intervals = record_scores(
+            task,
+            scores["validation"],
+            scores["test"],
+            arm=args.arm,
+            origin=origin,
+            output=args.output,
+            predictions=args.predictions,
+            task_name=f"zero_shot_{name}",
+            seed=args.seed,
+            metrics=METRICS,
+            prompts=str(args.prompts) if args.prompts else "+".join(args.languages),
+            **fields,
+        )
+        print(f"{args.arm} zero-shot {name} ({len(task.classes)} classes): {describe(intervals)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,383 @@
+"""The evaluation scripts from command line to result rows, on a made-up PTB-XL of synthetic ECGs."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+from tiny_models import merit_config
+from toy_ptb_xl import write_record
+
+from modeling_merit import MeritFeatureExtractor, MeritForEcgClassification, MeritForPreTraining, MeritProcessor
+from modeling_merit.processing import EcgRecord
+from modeling_merit.processing.builders.synthetic import simulate_ecg
+from modeling_merit.processing.evaluation.label_sets import class_names
+from modeling_merit.processing.evaluation.ptb_xl_task import read_predictions
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+CONDITIONS = (
+    "sinus_rhythm",
+    "atrial_fibrillation",
+    "left_bundle_branch_block",
+    "left_ventricular_hypertrophy",
+    "inferior_infarction",
+    "low_voltage+sinus_tachycardia",
+)
+WITHOUT_DIAGNOSIS = ("atrial_fibrillation", "low_voltage+sinus_tachycardia")
+RECORDS = 180
+
+
+def write_cohort(folder):
+    """A PTB-XL folder: record i is in fold 1 + i % 10, and every fold has every condition three times."""
+    rows = []
+    for i in range(RECORDS):
+        record = simulate_ecg(CONDITIONS[i // 10 % len(CONDITIONS)], seed=i, noise=0.3)
+        path = f"records100/00000/{i + 1:05d}_lr"
+        microvolts = np.rint(record.signal * 1000).astype(np.int16)
+        write_record(folder / path, microvolts, 100)
+        rows.append(
+            {
+                "ecg_id": i + 1,
+                "patient_id": 1000 + i // 20 * 10 + i % 10,  # two records each, in one fold
+                "age": 40 + i % 40,
+                "sex": i // 10 % 2,
+                "device": "CS100",
+                "recording_date": "1990-01-01 09:17:34",
+                "report": record.report,
+                "scp_codes": str(record.scp_codes),
+                "validated_by_human": i // 10 % 2 == 0,
+                "strat_fold": 1 + i % 10,
+                "filename_lr": path,
+                "filename_hr": path.replace("100", "500"),
+            }
+        )
+    pd.DataFrame(rows).to_csv(folder / "ptbxl_database.csv", index=False)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory, tiny_tokenizer):
+    """A folder with the cohort in `ptb-xl`, a tiny checkpoint in `model`, and a cache of its own."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    write_cohort(folder / "ptb-xl")
+    torch.manual_seed(0)
+    model = MeritForPreTraining(merit_config(ecg={"hidden_size": 32}))
+    model.save_pretrained(folder / "model")
+    MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder / "model")
+    return folder
+
+
+def run(work, script, *arguments, launcher=()):
+    """Run a script in `work`; returns what it printed."""
+    environment = os.environ | {"HF_HOME": str(work / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *launcher, EXAMPLES / script, *map(str, arguments)]
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def fail(monkeypatch, capsys, script, *arguments):
+    """Run a script in this process, expecting it to refuse; returns its message."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, EXAMPLES / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr("sys.argv", [script, *map(str, arguments)])
+    with pytest.raises((SystemExit, ValueError)) as error:
+        module.main()
+    return f"{error.value} {capsys.readouterr().err}"
+
+
+def rows_of(work, name, **wanted):
+    rows = json.loads((work / "results" / name).read_text())
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def assert_scored(rows, tasks, metrics):
+    """One row per task and metric, its value inside its interval and the interval inside [0, 1]."""
+    assert sorted((row["task"], row["metric"]) for row in rows) == sorted((t, m) for t in tasks for m in metrics)
+    for row in rows:
+        assert 0 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1, row
+        assert row["n"] == (12 if row["task"].endswith("superclass") else 18)  # two conditions have no diagnosis
+        assert row["command"].startswith("python ") and row["label_fraction"] == 1.0
+    return {(row["task"], row["metric"]): row["value"] for row in rows}
+
+
+FOUR = ("macro_auroc", "macro_auprc", "macro_f1_tuned", "macro_f1_at_0.5")
+
+
+@pytest.mark.slow
+def test_classical_baseline_and_its_files(work):
+    out = run(
+        work, "baselines.py", "--baseline", "classical", "--data_dir", "ptb-xl", "--tasks", "superclass", "rhythm"
+    )
+    values = assert_scored(rows_of(work, "ptb_xl.json", arm="classical"), ("superclass", "rhythm"), FOUR)
+    # Bundle branch block, voltage and rhythm are what the features measure; 144 records suffice to find them.
+    assert values["superclass", "macro_auroc"] > 0.9 and values["rhythm", "macro_auroc"] > 0.9
+    assert f"macro_auroc {values['superclass', 'macro_auroc']:.3f}" in out
+    predictions = read_predictions(work / "runs/predictions/classical-superclass-1-s0.safetensors")
+    assert predictions.classes == class_names("superclass") and predictions.labels.shape == (12, 5)
+    diagnosed = [i for i in range(10, RECORDS + 1, 10) if CONDITIONS[(i - 1) // 10 % 6] not in WITHOUT_DIAGNOSIS]
+    assert predictions.ecg_ids.tolist() == diagnosed
+    about = predictions.arm, predictions.task, predictions.label_fraction, predictions.seed
+    assert about == ("classical", "superclass", 1.0, 0)
+    report = json.loads((work / "runs/predictions/classical-superclass-1-s0.json").read_text())
+    assert report["report"]["macro_auroc"] == pytest.approx(values["superclass", "macro_auroc"])
+    assert {row["class"] for row in report["report"]["per_class"]} == set(class_names("superclass"))
+    assert report["report"]["undefined_classes"] == ["STTC"] and "torch" in report["versions"]
+    assert len(list((work / "runs/embeddings").glob("classical-*.safetensors"))) == 1
+
+
+@pytest.mark.slow
+def test_cnn_learns_the_cohort(work):
+    out = run(
+        work, "baselines.py", "--baseline", "cnn", "--data_dir", "ptb-xl", "--tasks", "superclass", "rhythm",
+        "--epochs", 12, "--batch_size", 16, "--learning_rate", 2e-3,
+    )  # fmt: skip
+    values = assert_scored(rows_of(work, "ptb_xl.json", arm="supervised_cnn"), ("superclass", "rhythm"), FOUR)
+    assert values["superclass", "macro_auroc"] > 0.8 and values["rhythm", "macro_auroc"] > 0.8
+    assert "CNN of 2,387,753 parameters" in out
+
+
+@pytest.mark.slow
+def test_finetune_saves_a_classifier_that_predicts_what_was_scored(work):
+    run(
+        work, "finetune.py", "--model", "model", "--data_dir", "ptb-xl", "--arm", "tuned", "--output_dir", "tuned",
+        "--tasks", "superclass", "--epochs", 3, "--batch_size", 24, "--crop_seconds", 10, "--mixed_precision", "no",
+    )  # fmt: skip
+    assert_scored(rows_of(work, "ptb_xl.json", arm="tuned"), ("superclass",), FOUR)
+    results = json.loads((work / "tuned/finetuning_results.json").read_text())
+    curve = [epoch["validation_macro_auroc"] for epoch in results["curve"]]
+    assert results["best_epoch"] == int(np.argmax(curve)) and len(curve) == 3
+    assert results["curve"][-1]["train_loss"] < results["curve"][0]["train_loss"]
+    model = MeritForEcgClassification.from_pretrained(work / "tuned").eval()
+    assert list(model.config.id2label.values()) == class_names("superclass")
+    predictions = read_predictions(work / "runs/predictions/tuned-superclass-1-s0.safetensors")
+    record = simulate_ecg(CONDITIONS[0], seed=9, noise=0.3)  # ecg_id 10, the first record of fold 10
+    with torch.no_grad():
+        logits = model(torch.from_numpy(record.signal)[None]).logits
+    np.testing.assert_allclose(logits.sigmoid().numpy()[0], predictions.probabilities[0], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_finetune_from_scratch_stops_early(work):
+    run(
+        work, "finetune.py", "--model", "model", "--from_scratch", "--data_dir", "ptb-xl", "--arm", "scratch",
+        "--output_dir", "scratch", "--tasks", "superclass", "rhythm", "--epochs", 30, "--patience", 1,
+        "--learning_rate", 1e-6, "--mixed_precision", "bf16", "--lead_dropout", 0.5, "--label_fraction", 0.5,
+    )  # fmt: skip
+    rows = rows_of(work, "ptb_xl.json", arm="scratch")
+    assert {(row["task"], row["label_fraction"]) for row in rows} == {("superclass", 0.5), ("rhythm", 0.5)}
+    curve = json.loads((work / "scratch/finetuning_results.json").read_text())["curve"]
+    assert len(curve) < 30  # at such a rate nothing improves for long
+    labels = MeritForEcgClassification.from_pretrained(work / "scratch").config.id2label
+    assert labels[0] == "superclass:CD" and labels[5] == "rhythm:AFIB"
+
+
+@pytest.mark.slow
+def test_zero_shot_with_own_and_given_prompts(work):
+    command = ("zero_shot.py", "--model", "model", "--data_dir", "ptb-xl")
+    run(work, *command, "--arm", "joint", "--tasks", "superclass", "all")
+    three, tasks = FOUR[:3], ("zero_shot_superclass", "zero_shot_all")
+    own = assert_scored(rows_of(work, "ptb_xl.json", arm="joint"), tasks, three)
+    (work / "prompts.txt").write_text(
+        "# one line per prompt\n" + "".join(f"{name}: the sign {name}\n" for name in class_names("superclass"))
+    )
+    run(work, *command, "--arm", "given", "--tasks", "superclass", "--prompts", "prompts.txt")
+    given = assert_scored(rows_of(work, "ptb_xl.json", arm="given"), tasks[:1], three)
+    assert given["zero_shot_superclass", "macro_auroc"] != own["zero_shot_superclass", "macro_auroc"]
+    entry = rows_of(work, "ptb_xl.json", arm="given")[0]
+    assert entry["prompts"] == "prompts.txt" and len(entry["weights"]) == 16
+    scores = load_file(work / "runs/predictions/joint-zero_shot_all-1-s0.safetensors")["probabilities"]
+    assert scores.shape == (18, 71) and scores.std() > 0
+
+
+@pytest.mark.slow
+def test_distribution_shift_and_transfer(work, tmp_path):
+    challenge, cpsc = tmp_path / "challenge", tmp_path / "cpsc"
+    codes = {"sinus_rhythm": ("426783006", 1), "atrial_fibrillation": ("164889003", 2)}
+    reference = ["Recording,First_label,Second_label,Third_label"]
+    for i in range(40):
+        condition = list(codes)[i % 2]
+        snomed, number = codes[condition]
+        signal = simulate_ecg(condition, seed=500 + i, sampling_rate=500)
+        record = EcgRecord(signal.signal, 500, signal.leads, record_id=f"A{i:04d}")
+        for folder in (challenge, cpsc):
+            folder.mkdir(exist_ok=True)
+            header = record.to_wfdb(folder)
+        (challenge / header.name).write_text(header.read_text() + f"#Dx: {snomed}\n")
+        reference.append(f"A{i:04d},{number},,")
+    (challenge / "A0000.dat").write_bytes(b"short")
+    (cpsc / "REFERENCE.csv").write_text("\n".join(reference) + "\n")
+    out = run(
+        work, "distribution_shift.py", "--model", "model", "--data_dir", "ptb-xl", "--arm", "joint",
+        "--tasks", "superclass", "--corruptions", "gain", "lead_drop", "lead_absent", "--plot", "curves.png",
+        "--external", f"challenge2021={challenge}", f"cpsc2018={cpsc}", "--reverse", "--n_resamples", 100,
+    )  # fmt: skip
+    rows = rows_of(work, "shift.json", metric="macro_auroc")
+    curve = {(row["corruption"], row["severity"]): row for row in rows}
+    assert len(curve) == 16 and curve["gain", 4]["level"] == 2.0 and curve["lead_absent", 5]["level"] == 9
+    assert all(0 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1 and row["n"] == 12 for row in rows)
+    assert curve["lead_drop", 5]["value"] != curve["lead_absent", 5]["value"]
+    assert (work / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    transfer = {(row["source"], row["target"], row["concept"]): row for row in rows_of(work, "transfer.json")}
+    assert "left out A0000.hea" in out and transfer["ptb_xl", "challenge2021", "mean"]["n"] == 39
+    flutter = transfer["ptb_xl", "challenge2021", "atrial flutter"]
+    assert flutter["value"] is None and flutter["positives"] == 0
+    for source, target in (("ptb_xl", "cpsc2018"), ("cpsc2018", "ptb_xl"), ("challenge2021", "ptb_xl")):
+        fibrillation = transfer[source, target, "atrial fibrillation"]
+        assert fibrillation["positives"] == (20 if source == "ptb_xl" else 3)
+        assert 0 <= fibrillation["ci_low"] <= fibrillation["value"] <= fibrillation["ci_high"] <= 1
+
+
+@pytest.mark.slow
+def test_information_audit(work):
+    run(
+        work, "information_audit.py", "--models", "joint=model", "--num_records", 600, "--n_resamples", 200,
+        "--output", "results/audit.json",
+    )  # fmt: skip
+    rows = {(row["arm"], row["factor"], row["metric"]): row for row in rows_of(work, "audit.json")}
+    assert {arm for arm, _, _ in rows} == {"report", "random", "joint"}
+    # The report names the rhythm and so a part of the rate, and nothing of what is left of it.
+    assert rows["report", "heart_rate", "r2"]["value"] > 0.3
+    assert abs(rows["report", "heart_rate", "r2_given_report"]["value"]) < 0.1
+    assert rows["joint", "amplitude", "r2"]["value"] > 0.3
+    assert ("report", "AFIB", "auroc") not in rows
+    assert (
+        0.5 < rows["joint", "AFIB", "auroc"]["value"] <= 1 and rows["joint", "AFIB", "auroc"]["known_from"] == "report"
+    )
+    known = rows["joint", "pr_interval", "r2"]["n"]
+    assert known < rows["joint", "qrs_width", "r2"]["n"]  # fibrillation has no PR interval
+    assert all(row["value"] >= 0 for key, row in rows.items() if key[2].startswith("mi"))
+
+
+@pytest.fixture(scope="module")
+def prediction_files(tmp_path_factory):
+    """Two arms on 300 records of 200 patients, `good` better than `poor`, and other files that do not go with them."""
+    folder = tmp_path_factory.mktemp("predictions")
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (300, 2)).astype(np.int8)
+    order = rng.permutation(300)
+    arrays = {"ecg_id": np.arange(300), "patient_id": np.arange(300) // 3 * 2, "labels": labels}
+    for name, share, rows in (("good", 0.5, slice(None)), ("poor", 0.1, order), ("short", 0.1, slice(299))):
+        chosen = {key: np.ascontiguousarray(value[rows]) for key, value in arrays.items()}
+        scores = share * chosen["labels"] + (1 - share) * rng.random(chosen["labels"].shape)
+        chosen |= {"probabilities": scores.astype(np.float32), "thresholds": np.full(2, 0.5, np.float32)}
+        save_file(chosen, folder / f"{name}-rhythm-1-s0.safetensors", metadata={"classes": '["AFIB", "SR"]'})
+    save_file(chosen, folder / "other-rhythm-1-s0.safetensors", metadata={"classes": '["SR", "AFIB"]'})
+    save_file(chosen, folder / "nameless.safetensors", metadata={"classes": '["AFIB", "SR"]'})
+    save_file({"labels": labels}, folder / "empty.safetensors")
+    return folder
+
+
+@pytest.mark.slow
+def test_compare_aligns_rows_and_tests_the_difference(work, prediction_files):
+    good, poor = (prediction_files / f"{name}-rhythm-1-s0.safetensors" for name in ("good", "poor"))
+    out = run(work, "compare.py", "--a", good, poor, "--b", poor, good, "--n_resamples", 200)
+    rows = {(row["arm_a"], row["metric"]): row for row in rows_of(work, "paired.json")}
+    assert len(rows) == 8 and "good - poor, rhythm, 300 records" in out
+    forward, backward = rows["good", "macro_auroc"], rows["poor", "macro_auroc"]
+    assert forward["arm_b"] == "poor" and forward["task"] == "rhythm" and forward["n"] == 300
+    assert forward["value_a"] == pytest.approx(1.0) and 0.5 < forward["value_b"] < 0.75
+    assert forward["ci_low"] > 0 and forward["p"] == pytest.approx(1 / 201)
+    assert backward["difference"] == pytest.approx(-forward["difference"])
+    assert forward["ci_low"] <= forward["difference"] <= forward["ci_high"]
+
+
+def test_compare_refuses_what_cannot_be_compared(monkeypatch, capsys, prediction_files):
+    def refusal(a, b):
+        paths = (prediction_files / f"{name}.safetensors" for name in (a, b))
+        return fail(monkeypatch, capsys, "compare.py", "--a", next(paths), "--b", next(paths))
+
+    good = "good-rhythm-1-s0"
+    assert "1 rows without" in refusal(good, "short-rhythm-1-s0")
+    assert "Expected the same classes" in refusal(good, "other-rhythm-1-s0")
+    assert "Rename it" in refusal(good, "nameless")
+    assert "without ecg_id" in refusal(good, "empty")
+    assert "Run linear_probe.py first" in refusal(good, "absent")
+
+
+def test_zero_shot_refuses_incomplete_prompts(monkeypatch, capsys, tmp_path):
+    given = tmp_path / "prompts.txt"
+    command = (
+        "zero_shot.py",
+        "--model",
+        "m",
+        "--data_dir",
+        "d",
+        "--arm",
+        "a",
+        "--tasks",
+        "rhythm",
+        "--prompts",
+        given,
+    )
+    given.write_text("SR: sinus rhythm\n")
+    assert "got none for AFIB" in fail(monkeypatch, capsys, *command)
+    given.write_text("SR sinus rhythm\n")
+    assert "`CLASS: prompt` in line 1" in fail(monkeypatch, capsys, *command)
+    given = given.with_suffix(".json")
+    given.write_text('{"SR": "sinus rhythm"}')
+    assert "got none for AFIB" in fail(monkeypatch, capsys, *command[:-1], given)
+
+
+def test_shift_and_audit_refuse_bad_arguments(monkeypatch, capsys, tmp_path):
+    shift = ("distribution_shift.py", "--model", "m", "--data_dir", "d", "--arm", "a", "--external")
+    assert "got mimic=/nowhere" in fail(monkeypatch, capsys, *shift, "mimic=/nowhere")
+    assert "got csn=absent" in fail(monkeypatch, capsys, *shift, "csn=absent")
+    audit = ("information_audit.py", "--models")
+    assert "ARM=CHECKPOINT" in fail(monkeypatch, capsys, *audit, "joint")
+    assert "other arms than random" in fail(monkeypatch, capsys, *audit, "random=m")
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+def test_transfer_reads_the_external_recordings(work, data_dir):
+    """Every path over the few real recordings there are: headers, struct .mat files, label files of the literature."""
+    csn_labels = data_dir.parent / "protocol/merl/finetune/data_split"
+    if not csn_labels.is_dir():
+        pytest.skip(f"no label files of the literature in {csn_labels}")
+    folders = {name: data_dir / "external" / part for name, part in (
+        ("challenge2021", "cinc2021"), ("cpsc2018", "cpsc2018_original"), ("csn", "cinc2021/chapman_shaoxing_ningbo"),
+    )}  # fmt: skip
+    out = run(
+        work, "distribution_shift.py", "--model", "model", "--data_dir", "ptb-xl", "--arm", "real", "--corruptions",
+        "--csn_labels", csn_labels, "--n_resamples", 50,
+        "--external", *(f"{name}={folder}" for name, folder in folders.items()),
+        "--transfer_output", "results/real.json",
+    )  # fmt: skip
+    counts = {row["target"]: row["n"] for row in rows_of(work, "real.json", concept="mean")}
+    assert counts == {"challenge2021": 33, "cpsc2018": 3, "csn": 6}, out  # the label files list six of the twelve
+
+
+@pytest.mark.slow
+def test_plots_and_subgroups(work):
+    ids = np.arange(1, RECORDS + 1)
+    labels = np.stack([ids % 2, ids % 3 == 0, np.zeros(RECORDS)], axis=1).astype(np.int8)
+    scores = 0.2 + 0.6 * labels.astype(np.float32)
+    scores[ids // 10 % 2 == 0, 0] = 0.5  # half of the records, mostly men, tell nothing of the first class
+    arrays = {"ecg_id": ids, "patient_id": ids, "labels": labels, "probabilities": scores}
+    path = work / "made-rhythm-0.1-s3.safetensors"
+    classes = {"classes": '["AFIB", "SR", "PACE"]'}
+    save_file(arrays | {"thresholds": np.full(3, 0.5, np.float32)}, path, metadata=classes)
+    out = run(
+        work, "plot_results.py", "--predictions", path, "--data_dir", "ptb-xl", "--min_records", 30,
+        "--n_resamples", 50,
+    )  # fmt: skip
+    assert (work / "runs/plots/made-rhythm-0.1-s3.png").read_bytes()[:4] == b"\x89PNG"
+    assert "made-rhythm-0.1-s3.png: AFIB, SR\n" in out  # no curve without a positive
+    rows = {(row["subgroup"], row["level"], row["metric"]): row for row in rows_of(work, "subgroups.json")}
+    assert {key[:2] for key in rows} == {
+        ("sex", "male"), ("sex", "female"), ("age", "40-54"), ("age", "55-69"), ("age", "70-84"),
+        ("device", "CS100"), ("validated_by_human", "True"), ("validated_by_human", "False"),
+    }  # fmt: skip
+    men, women = (rows["sex", sex, "macro_auroc"] for sex in ("male", "female"))
+    assert men["n"] == women["n"] == 90 and men["undefined_classes"] == ["PACE"]
+    assert (men["arm"], men["task"], men["label_fraction"], men["seed"]) == ("made", "rhythm", 0.1, 3)
+    # Of the men one negative in five is told from the positives: AUROC 0.2 + 0.8 / 2 for the first class, else 1.
+    assert men["value"] == pytest.approx(0.8) and women["value"] == pytest.approx(1.0)
