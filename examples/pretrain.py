@@ -338,8 +338,6 @@ def main():
         unit="ECG",
         disable=not accelerator.is_main_process,
     )
-    if accelerator.is_main_process:
-        processor.save_pretrained(args.output_dir)
     started, first_step = time.perf_counter(), progress.step
     while progress.step < total_steps:
         epoch, done = divmod(progress.step, steps_per_epoch)

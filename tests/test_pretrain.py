@@ -225,29 +225,15 @@ def test_data_without_reports_is_named(monkeypatch, tmp_path):
 
 def test_trained_tokenizer_is_repeatable():
     """Else a resumed run, or the second process, would know the reports by other numbers."""
-    words = [
-        "sinus",
-        "rhythm",
-        "normal",
-        "ecg",
-        "atrial",
-        "fibrillation",
-        "bundle",
-        "branch",
-        "block",
-        "prolonged",
-        "ventricular",
-        "rate",
-        "axis",
-    ]
+    words = ["sinus", "rhythm", "normal", "ecg", "atrial", "fibrillation", "bundle", "branch", "block", "prolonged"]
     rng = np.random.default_rng(0)
     corpus = [" ".join(rng.choice(words, 6)) for _ in range(200)]
-    tokenizers = [pretrain.train_tokenizer(corpus, vocab_size=90, max_length=16) for _ in range(5)]
+    tokenizers = [pretrain.train_tokenizer(corpus, vocab_size=200, max_length=16) for _ in range(5)]
     assert len({tokenizer.backend_tokenizer.to_str() for tokenizer in tokenizers}) == 1
     tokenizer = tokenizers[0]
     assert tokenizer.convert_ids_to_tokens(tokenizer("Normal  ÉCG").input_ids) == ["[CLS]", "normal", "ecg", "[SEP]"]
     assert set(tokenizer.all_special_tokens) == {"[PAD]", "[UNK]", "[CLS]", "[SEP]"}
-    assert len(tokenizer.added_tokens_decoder) == 4 and len(tokenizer) <= 90
+    assert len(tokenizer.added_tokens_decoder) == 4 and len(tokenizer) <= 200
 
 
 def test_named_text_model_is_loaded(monkeypatch, tmp_path, tiny_tokenizer):
