@@ -1,7 +1,9 @@
 PYTHON ?= python3
 VENV ?= .venv
+THREADS := $(shell nproc 2>/dev/null || echo 2)
 BIN := $(VENV)/bin
-LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no
+LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
+	--num_cpu_threads_per_process $(THREADS)
 
 .PHONY: help install quickstart test lint clean
 
