@@ -240,7 +240,7 @@ def build(args, train_table, device):
         text_config = AutoConfig.for_model("bert", vocab_size=len(tokenizer), **TEXT_TOWER)
     decoder = {f"decoder_{name}": value for name, value in DECODER_SIZES[args.size].items()}
     config = MeritConfig(
-        ecg_config=SIZES[args.size],
+        ecg_config=SIZES[args.size] | {"window_seconds": args.crop_seconds},
         text_config=text_config.to_dict(),
         text_pooling="cls" if args.text_model else "mean",
         mask_ratio=args.mask_ratio,

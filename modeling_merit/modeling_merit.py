@@ -384,6 +384,31 @@ class MeritEcgModel(MeritPreTrainedModel):
             input_values = input_values.masked_fill(~ecg_mask, 0.0)
         return input_values.to(self.dtype), ecg_mask
 
+    def split_windows(
+        self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, int]:
+        """(batch, leads, samples) to (batch · windows, leads, samples of a window), and the number of windows."""
+        length = round(self.config.window_seconds * self.config.sampling_rate)
+        windows = -(-input_values.shape[2] // length)
+        if windows == 1:
+            return input_values, ecg_mask, 1
+        padding = windows * length - input_values.shape[2]
+        if padding:
+            ecg_mask = torch.ones_like(input_values, dtype=torch.bool) if ecg_mask is None else ecg_mask
+            input_values, ecg_mask = (
+                nn.functional.pad(input_values, (0, padding)),
+                nn.functional.pad(ecg_mask, (0, padding)),
+            )
+        input_values = input_values.unflatten(2, (windows, length)).transpose(1, 2).flatten(0, 1)
+        if ecg_mask is not None:
+            ecg_mask = ecg_mask.unflatten(2, (windows, length)).transpose(1, 2).flatten(0, 1)
+        return input_values, ecg_mask, windows
+
+    def join_windows(self, tokens: torch.Tensor, batch: int, num_patches: int) -> torch.Tensor:
+        """(batch · windows, tokens of a window, width) to (batch, leads · num_patches, width), lead by lead."""
+        tokens = tokens.unflatten(1, (len(self.config.leads), -1)).unflatten(0, (batch, -1))
+        return tokens.transpose(1, 2).flatten(2, 3)[:, :, :num_patches].flatten(1, 2)
+
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -407,6 +432,10 @@ class MeritEcgModel(MeritPreTrainedModel):
             ValueError: If a shape is not as above.
         """
         input_values, ecg_mask = self.prepare_inputs(input_values, ecg_mask)
+        batch, num_patches = len(input_values), input_values.shape[2] // self.config.patch_length
+        windows = 1
+        if visible_patches is None and self.config.window_seconds is not None:
+            input_values, ecg_mask, windows = self.split_windows(input_values, ecg_mask)
         patches = patchify(input_values, self.config.patch_length)
         hidden_states = self.embeddings(patches, patches.shape[1] // len(self.config.leads), visible_patches)
         token_mask = None
@@ -414,10 +443,19 @@ class MeritEcgModel(MeritPreTrainedModel):
             token_mask = self.patch_mask(ecg_mask).flatten(1)
             if visible_patches is not None:
                 token_mask = token_mask.gather(1, visible_patches)
-        attention_mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
+        attended = token_mask
+        if token_mask is not None:
+            # A softmax over nothing is not a number; where nothing is real, what comes out is not looked at.
+            attended = token_mask | ~token_mask.any(dim=1, keepdim=True)
+        attention_mask = create_bidirectional_mask(self.config, hidden_states, attended)
         for layer in self.layers:
             hidden_states = layer(hidden_states, attention_mask, **kwargs)
         hidden_states = self.layernorm(hidden_states)
+        if windows > 1:
+            hidden_states = self.join_windows(hidden_states, batch, num_patches)
+            token_mask = (
+                None if token_mask is None else self.join_windows(token_mask[..., None], batch, num_patches)[..., 0]
+            )
         if token_mask is None:
             pooled = hidden_states.mean(dim=1)
         else:

@@ -84,6 +84,10 @@ class MeritEcgConfig(PreTrainedConfig):
             Whether mean and log standard deviation of each patch (in the unit of `input_values`) are embedded and
             added to its token. The patch embedding starts with a LayerNorm, which hides the voltage that LVH and low
             voltage need.
+        window_seconds (`float`, *optional*):
+            Longer records are encoded in windows of this length, each by itself; the pooled feature is the mean over
+            all. Pre-training sets it to the length of its pieces, for a tower makes nothing of later positions than
+            it was trained on. `None` encodes records whole, and masked modelling always does.
         min_patch_coverage (`float`, defaults to 0.5):
             Share of real samples from which a patch counts; patches below it are masked out of attention.
 
@@ -113,6 +117,7 @@ class MeritEcgConfig(PreTrainedConfig):
     min_wavelength: float | int = 1.0
     max_wavelength: float | int = 30.0
     amplitude_embedding: bool = True
+    window_seconds: float | int | None = None
     min_patch_coverage: float | int = 0.5
 
     def validate_shapes(self):
@@ -125,6 +130,13 @@ class MeritEcgConfig(PreTrainedConfig):
                 f"Expected `max_wavelength` of at least `min_wavelength`, got {self.max_wavelength} and "
                 f"{self.min_wavelength}."
             )
+        if self.window_seconds is not None:
+            patches = self.window_seconds * self.sampling_rate / self.patch_length
+            if patches < 1 or patches != int(patches):
+                raise ValueError(
+                    f"Expected `window_seconds` to hold a whole number of patches of {self.patch_length} samples at "
+                    f"{self.sampling_rate} Hz, got {self.window_seconds} s, which is {patches:g}."
+                )
         if not 0 < self.min_patch_coverage <= 1:
             raise ValueError(f"Expected `min_patch_coverage` above 0 and at most 1, got {self.min_patch_coverage}.")
         if self.hidden_size % self.num_attention_heads or self.hidden_size % 2:
