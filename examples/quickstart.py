@@ -30,7 +30,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="merit-ecg", help="Checkpoint folder or Hub id.")
     parser.add_argument("--ecg", help="An ECG file of any format that read_ecg knows; default: a new synthetic one.")
-    parser.add_argument("--condition", default="atrial_fibrillation", choices=(*RHYTHMS, *FINDINGS))
+    parser.add_argument("--condition", default="left_bundle_branch_block", choices=(*RHYTHMS, *FINDINGS))
     parser.add_argument("--prompts", nargs="+", help="Texts to score the ECG against.")
     parser.add_argument("--plot", type=Path, default=Path("merit-ecg/unseen_ecg.png"))
     args = parser.parse_args()

@@ -14,7 +14,7 @@ from modeling_merit.processing.evaluation.metrics import auroc
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHECKPOINT = REPOSITORY / "hub_cards" / "merit-ecg"
-GOLDEN_ECG = [0.08360, 0.03485, 0.01984, -0.02030]
+GOLDEN_ECG = [0.07496, 0.06104, 0.03766, -0.03666]
 GOLDEN_TEXT = [0.06183, -0.02327, 0.03011, -0.03631]
 
 
@@ -58,5 +58,5 @@ def test_atrial_fibrillation_is_found_in_unseen_recordings(checkpoint, ptb_xl_di
     logits = model(values, **prompts).logits_per_ecg.numpy()
     labels = np.array([["AFIB" in row["code"]] for row in table["scp_codes"]], dtype=np.int8)
     assert labels.sum() >= 5
-    # 0.798 when the weights were made; 0.5 is chance.
+    # 0.829 when the weights were made; 0.5 is chance.
     assert auroc(labels, logits[:, :1] - logits[:, 1:])[0] > 0.75

@@ -25,7 +25,7 @@ def test_docstrings_name_all_own_fields():
     for config_class, shared in ((MeritEcgConfig, set()), (MeritConfig, {"auto_map"})):
         own = {field.name for field in dataclasses.fields(config_class)} - inherited - shared
         assert set(documented(config_class)) == own
-    assert len(FIELDS) == 32
+    assert len(FIELDS) == 33
 
 
 @pytest.mark.parametrize("config_class, name", FIELDS)
@@ -44,6 +44,7 @@ def test_fields_are_type_checked(config_class, name):
         (lambda: ecg_config(patch_length=0), "`patch_length` above 0, got 0"),
         (lambda: ecg_config(sampling_rate=-100), "`sampling_rate` above 0, got -100"),
         (lambda: ecg_config(min_wavelength=2, max_wavelength=1), "`max_wavelength` of at least"),
+        (lambda: ecg_config(window_seconds=2.3), "whole number of patches of 50 samples at 100 Hz, got 2.3 s"),
         (lambda: ecg_config(min_patch_coverage=0), "`min_patch_coverage` above 0 and at most 1, got 0"),
         (lambda: merit_config(alignment_view="half"), "'full' or 'masked', got 'half'"),
         (lambda: merit_config(text_pooling="max"), "'mean' or 'cls', got 'max'"),

@@ -360,3 +360,23 @@ def test_same_seed_same_model():
     assert any(not torch.equal(x, y) for x, y in zip(a.parameters(), other.parameters()))
     pairs = itertools.combinations(MeritEcgModel(ecg_config()).embeddings.positions.lead_embedding.weight, 2)
     assert all(not torch.equal(x, y) for x, y in pairs)
+
+
+def test_windows_are_encoded_as_records_of_their_own():
+    """A record of 7.5 s in windows of 2.5 s, the last of them with a masked lead, and one that does not divide."""
+    whole = build(MeritEcgModel, ecg_config())
+    windowed = MeritEcgModel(ecg_config(window_seconds=2.5)).eval()
+    windowed.load_state_dict(whole.state_dict())
+    values = ecgs(samples=750)
+    mask = torch.ones_like(values, dtype=torch.bool)
+    mask[:, 3, 500:] = False
+    with torch.no_grad():
+        joined = windowed(values, mask)
+        parts = [whole(values[..., i : i + 250], mask[..., i : i + 250]) for i in (0, 250, 500)]
+        tokens = [part.last_hidden_state.unflatten(1, (12, 5)) for part in parts]
+        torch.testing.assert_close(joined.last_hidden_state, torch.cat(tokens, dim=2).flatten(1, 2))
+        means = torch.stack([part.pooler_output * part.token_mask.sum(1, keepdim=True) for part in parts]).sum(0)
+        torch.testing.assert_close(joined.pooler_output, means / joined.token_mask.sum(1, keepdim=True))
+        short = windowed(values[..., :620])
+        assert short.last_hidden_state.shape[1] == 12 * 13 and short.last_hidden_state.isfinite().all()
+        torch.testing.assert_close(windowed(values[..., :250]).pooler_output, whole(values[..., :250]).pooler_output)

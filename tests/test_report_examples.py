@@ -1,0 +1,171 @@
+"""The scripts of report generation, end to end on the synthetic data set and a tiny tower."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMultimodalLM, AutoProcessor
+
+from modeling_merit import MeritConfig, MeritFeatureExtractor, MeritModel, MeritProcessor
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+DATA = ["--dataset", "synthetic", "--num_records", "80"]
+
+
+def run(script: str, *options, cache: Path, fails: bool = False) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(EXAMPLES / script), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (done.returncode != 0) is fails, done.stderr[-3000:]
+    return done
+
+
+def train(folder: Path, *options, cache: Path, **kwargs) -> subprocess.CompletedProcess:
+    options = ["--batch_size", 16, "--vocab_size", 400, "--mixed_precision", "no", *options]
+    return run("train_report_generation.py", *DATA, "--output_dir", folder, *options, cache=cache, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    """One cache for all scripts, so that the synthetic records are made once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def merit(tmp_path_factory, tiny_tokenizer) -> Path:
+    folder = tmp_path_factory.mktemp("merit")
+    torch.manual_seed(0)
+    MeritModel(MeritConfig(ecg_config=TOWER, text_config={**TOWER, "vocab_size": 110})).save_pretrained(folder)
+    MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report_model(merit, cache, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    train(folder, "--ecg_model", merit, "--max_train_steps", 12, "--checkpointing_steps", 6, cache=cache)
+    return folder
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+@pytest.mark.slow
+def test_training_learns_and_freezes_the_tower(report_model, merit):
+    curve = losses(report_model)
+    assert sorted(curve) == list(range(1, 13))
+    assert curve[12] < 0.9 * curve[1]
+    before, after = load_file(merit / "model.safetensors"), load_file(report_model / "model.safetensors")
+    tower = [name for name in before if name.startswith("ecg_model.")]
+    assert tower and all(torch.equal(before[name], after[name]) for name in tower)
+    results = json.loads((report_model / "report_training_results.json").read_text())
+    assert results["best_validation_loss"] == min(point["validation_loss"] for point in results["curves"])
+    processor = AutoProcessor.from_pretrained(report_model)
+    assert processor.num_ecg_tokens == 12 and processor.tokenizer.padding_side == "left"
+    assert processor.audio_token_id == AutoModelForMultimodalLM.from_pretrained(report_model).config.ecg_token_id
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_the_uninterrupted_one(report_model, merit, cache, tmp_path):
+    options = ["--ecg_model", merit, "--max_train_steps", 12, "--checkpointing_steps", 6]
+    checkpoint = next(iter(sorted((report_model / "checkpoints").iterdir())))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / checkpoint.name).symlink_to(checkpoint)
+    train(tmp_path, *options, "--resume_from_checkpoint", tmp_path / "checkpoints" / checkpoint.name, cache=cache)
+    whole, resumed = losses(report_model), losses(tmp_path)
+    assert min(resumed) == 7
+    assert resumed == {step: loss for step, loss in whole.items() if step > 6}
+    weights = [load_file(folder / "model.safetensors") for folder in (report_model, tmp_path)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.slow
+def test_all_tasks_with_lora_on_a_named_language_model(report_model, merit, cache, tmp_path):
+    model = AutoModelForMultimodalLM.from_pretrained(report_model)
+    model.language_model.save_pretrained(tmp_path / "lm")
+    AutoProcessor.from_pretrained(report_model).tokenizer.save_pretrained(tmp_path / "lm")
+    questions = [{"ecg": number, "question": "which rhythm?", "answer": "sinus rhythm"} for number in range(1, 80, 2)]
+    questions += [{"ecg": [1, 2], "question": "alike?", "answer": ["yes", "no"]}]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    options = ["--language_model", tmp_path / "lm", "--train_language_model", "lora", "--lora_rank", 2]
+    options += ["--tasks", "report", "statements", "question", "--questions", tmp_path / "questions.jsonl"]
+    options += ["--ecg_model", merit, "--projector_type", "perceiver", "--num_ecg_tokens", 7, "--max_train_steps", 4]
+    train(tmp_path / "out", *options, "--projector_warmup_steps", 2, cache=cache)
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    adapter = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all("lora_" in name or "projector" in name for name in adapter)
+    assert any("lora_B" in name and weight.abs().sum() > 0 for name, weight in adapter.items())
+    loaded = AutoModelForMultimodalLM.from_pretrained(tmp_path / "out")
+    inputs = AutoProcessor.from_pretrained(tmp_path / "out")(
+        ecg=np.random.default_rng(0).normal(size=(12, 1000)).astype(np.float32),
+        text=loaded.config.prompts["question"].format(ecg="<|ecg|>", question="which rhythm?"),
+        sampling_rate=100,
+        leads=list(loaded.config.ecg_config.leads),
+        units="mV",
+        return_tensors="pt",
+    )
+    written = loaded.generate(**inputs, max_new_tokens=3, min_new_tokens=3)
+    assert written.shape[1] == inputs["input_ids"].shape[1] + 3
+
+
+@pytest.mark.slow
+def test_a_bad_line_of_questions_is_named(merit, cache, tmp_path):
+    (tmp_path / "questions.jsonl").write_text('{"ecg": 1, "question": "rhythm?", "answer": "sinus"}\n{"ecg": 2}\n')
+    options = ["--tasks", "question", "--questions", tmp_path / "questions.jsonl", "--ecg_model", merit]
+    done = train(tmp_path / "out", *options, cache=cache, fails=True)
+    assert "line 2 of" in done.stderr and "question" in done.stderr
+    done = train(tmp_path / "out", "--tasks", "question", "--ecg_model", merit, cache=cache, fails=True)
+    assert "--questions FILE together with --tasks question" in done.stderr
+
+
+@pytest.mark.slow
+def test_generate_report_from_files(report_model, cache, tmp_path):
+    signal, leads = np.random.default_rng(0).normal(size=(1000, 12)), "I,II,III,aVR,aVL,aVF,V1,V2,V3,V4,V5,V6"
+    for name in ("a", "b", "c"):
+        np.savetxt(tmp_path / f"{name}.csv", signal, delimiter=",", header=leads, comments="", fmt="%.3f")
+    (tmp_path / "broken.xml").write_text("<not an ecg>")
+    facts = ["--model", report_model, "--sampling_rate", 100, "--units", "mV", "--batch_size", 2]
+    paths = [tmp_path / f"{name}.csv" for name in ("a", "b", "c")]
+    options = [*facts, "--format", "json", "--output", tmp_path / "out.json", "--max_new_tokens", 10]
+    run("generate_report.py", *paths, *options, cache=cache)
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert "not for clinical use" in content["notice"]
+    assert [Path(result["file"]).name for result in content["results"]] == ["a.csv", "b.csv", "c.csv"]
+    assert all("not for clinical use" in result["notice"] for result in content["results"])
+    assert len({result["text"] for result in content["results"]}) == 1  # equal signals, greedy decoding, two batches
+    done = run("generate_report.py", paths[0], tmp_path / "broken.xml", *facts, cache=cache, fails=True)
+    assert "broken.xml" in done.stderr and "a.csv" in done.stdout and "not for clinical use" in done.stdout
+    done = run("generate_report.py", paths[0], *facts, "--max_new_tokens", 600, cache=cache, fails=True)
+    assert "at most 512 new tokens" in done.stderr
+
+
+@pytest.mark.slow
+def test_evaluate_reports_writes_tidy_rows(report_model, merit, cache, tmp_path):
+    output = tmp_path / "results.json"
+    arms = [f"joint={report_model}", f"again={report_model}"]
+    options = ["--arms", *arms, "--retrieval_model", merit, "--n_resamples", 50, "--max_new_tokens", 24]
+    run("evaluate_reports.py", *DATA, *options, "--output", output, cache=cache)
+    content = json.loads(output.read_text())
+    rows = {(row["arm"], row["metric"]): row for row in content["rows"]}
+    arms = {"joint", "again", "shuffled_ecg", "zero_ecg", "most_frequent_report", "nearest_report"}
+    assert {arm for arm, _ in rows} == arms
+    keys = {"arm", "metric", "value", "ci_low", "ci_high", "n", "command", "commit"}
+    assert all(set(row) == keys and row["ci_low"] <= row["ci_high"] for row in content["rows"])
+    for metric in ("bleu_4", "rougeL", "meteor_exact_stem", "cider_d", "statement_f1", "hallucination_rate"):
+        assert rows["joint", metric]["value"] == rows["again", metric]["value"]
+    assert rows["most_frequent_report", "empty_rate"]["value"] == 0.0
+    pairs = {(pair["arms"][1], pair["metric"]): pair for pair in content["comparisons"]}
+    assert pairs["again", "rougeL"]["value"] == 0.0 and pairs["again", "rougeL"]["p"] == 1.0
+    assert set(content["examples"][0]) == {"ecg_id", "recorded"} | arms
+    assert "not for clinical use" in content["notice"]
