@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from report_data import ECG_TOKEN, load_split, read_inputs  # beside this script
+from report_data import ECG_TOKEN, load_reports, read_inputs  # beside this script
 from tqdm.auto import tqdm
 from transformers import AutoProcessor
 
@@ -108,7 +108,7 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     arms = dict(arm.split("=", 1) for arm in args.arms)
     folder = next(iter(arms.values()))
-    table, train = load_split(args, args.split), load_split(args, "train")
+    table, train = load_reports(args, args.split), load_reports(args, "train")
     if args.max_records:
         table = table.select(range(min(args.max_records, len(table))))
     references = [normalize_report(report) for report in table["report"]]

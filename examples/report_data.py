@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from datasets import load_dataset
+from pretrain_data import load_split  # beside this file
 from scipy.signal import resample_poly
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import Dataset
@@ -14,24 +14,16 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from modeling_merit.configuration_merit import PROMPTS
-from modeling_merit.processing.builders import PtbXl, SignalView, SyntheticEcg, normalize_report
+from modeling_merit.processing.builders import SignalView, normalize_report
 from modeling_merit.processing.evaluation import load_statements
 from modeling_merit.processing.evaluation.statements import report_language
 
 ECG_TOKEN = "<|ecg|>"
 
 
-def load_split(args, split):
+def load_reports(args, split):
     """One split of the data set, without the records that have no report."""
-    if args.dataset == "ptb_xl":
-        builder = PtbXl(config_name=f"{args.sampling_rate}hz", data_dir=args.data_dir)
-    elif args.dataset == "synthetic":
-        builder = SyntheticEcg(n_records=args.num_records, seed=args.seed, sampling_rate=float(args.sampling_rate))
-    else:
-        builder = None
-    if builder is not None:
-        builder.download_and_prepare()
-    table = load_dataset(args.dataset, split=split) if builder is None else builder.as_dataset(split)
+    table = load_split(args, split)
     table = table.select([row for row, report in enumerate(table["report"]) if normalize_report(report or "")])
     if not len(table):
         raise SystemExit(f"Expected ECGs with reports in the {split} split of {args.dataset}, got none.")

@@ -19,7 +19,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration, set_seed
 from pretrain import JsonLinesTracker, Progress  # the script beside this one
-from report_data import ECG_TOKEN, Answers, LengthBatches, load_split, make_examples, train_tokenizer
+from report_data import ECG_TOKEN, Answers, LengthBatches, load_reports, make_examples, train_tokenizer
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
@@ -167,7 +167,7 @@ def main():
     )
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
-        tables = [load_split(args, split) for split in ("train", "validation")]
+        tables = [load_reports(args, split) for split in ("train", "validation")]
         set_seed(args.seed)
         model, processor = build(args, tables[0])
     model.to(accelerator.device)

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pretrain
 import pytest
 import torch
 from datasets import Array2D, Dataset, Features, Value
@@ -31,10 +32,6 @@ CODE = {
     "objective_merit.py",
     "processing_merit.py",
 }
-
-spec = importlib.util.spec_from_file_location("pretrain", SCRIPT)
-pretrain = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pretrain)
 
 
 @pytest.fixture(scope="session")
