@@ -1,6 +1,8 @@
 """Tables of text, NumPy arrays, MATLAB and HDF5 files."""
 
 import io
+import time
+import tracemalloc
 import zipfile
 import zlib
 
@@ -294,10 +296,106 @@ class TestHdf5:
             file.create_dataset("tracings", shape=(1, 10**9, 12), dtype="f4", chunks=(1, 1000, 12))
         with pytest.raises(EcgFormatError, match="at most"):
             read_ecg(tmp_path / "a.h5", **self.facts)
-        with h5py.File(tmp_path / "b.h5", "w") as file:
-            file.create_dataset("tracings", shape=(10**4, 4096, 12), dtype="f4", chunks=(5000, 4096, 12))
-        with pytest.raises(EcgFormatError, match="too large"):
-            read_ecg(tmp_path / "b.h5", index=0, **self.facts)
+
+    @pytest.mark.parametrize(
+        "claim",
+        [
+            {"shape": (1, 2 * 10**6, 12)},
+            {"shape": (1, 2 * 10**6, 12), "dtype": "f8", "fillvalue": 1.0},
+            {"shape": (1, 2 * 10**6, 12), "chunks": (1, 1000, 12), "compression": "gzip"},
+            {"shape": (10**9, 4096, 12)},
+            {"shape": (10**12, 4096, 12), "chunks": (1, 4096, 12), "fillvalue": 0.5},
+            {"shape": (10**4, 4096, 12), "chunks": (5000, 4096, 12)},
+        ],
+    )
+    def test_samples_that_were_never_written_are_refused_at_once_and_not_filled_in(self, tmp_path, claim):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file.create_dataset("tracings", **{"dtype": "f4"} | claim)
+        assert (tmp_path / "a.h5").stat().st_size < 4096
+        tracemalloc.start()
+        began = time.perf_counter()
+        with pytest.raises(EcgFormatError, match="holds 0.0% of it"):
+            read_ecg(tmp_path / "a.h5", index=0, **self.facts)
+        seconds, peak = time.perf_counter() - began, tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert seconds < 2 and peak < 2**20
+
+    def test_a_collection_of_which_a_part_was_written_is_refused(self, tmp_path):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            tracings = file.create_dataset("tracings", shape=(4, 50, 12), dtype="f4", chunks=(1, 50, 12))
+            tracings[:3] = 1
+        with pytest.raises(EcgFormatError, match="75.0% of it"):
+            read_ecg(tmp_path / "a.h5", index=0, **self.facts)
+        with h5py.File(tmp_path / "a.h5", "a") as file:
+            file["tracings"][3] = 1
+        assert read_ecg(tmp_path / "a.h5", index=3, **self.facts).signal.min() == 1
+
+    def test_pieces_that_unpack_to_more_than_a_file_are_refused(self, tmp_path):
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            tracings = file.create_dataset(
+                "tracings", shape=(2**20, 64, 12), dtype="i1", chunks=(2**20, 16, 12), compression="gzip"
+            )
+            for block in range(4):  # the same packed zeros for every block: 200 MB each, a few hundred bytes
+                tracings.id.write_direct_chunk((0, 16 * block, 0), zlib.compress(bytes(100)))
+        with pytest.raises(EcgFormatError, match="unpacks to 805306368 bytes"):
+            read_ecg(tmp_path / "a.h5", index=0, **self.facts)
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["tracings"] = np.zeros((2, 50, 12), "f4")
+            exams = file.create_dataset("exam_id", shape=(2,), maxshape=(None,), dtype="i8", chunks=(2**26,))
+            exams.id.write_direct_chunk((0,), bytes(16))
+        with pytest.raises(EcgFormatError, match="unpacks to 536870912 bytes"):
+            read_ecg(tmp_path / "a.h5", index=0, **self.facts)
+
+    def test_links_and_arrays_that_lead_to_other_files_are_not_followed(self, tmp_path):
+        self.make(tmp_path / "other.h5")
+        (tmp_path / "other.bin").write_bytes(bytes(2400))
+        layout = h5py.VirtualLayout(shape=(3, 50, 12), dtype="f4")
+        layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "tracings", shape=(3, 50, 12))
+
+        def soft_link_out(file):
+            file["a"] = h5py.ExternalLink("other.h5", "/")
+            file["tracings"] = h5py.SoftLink("/a/tracings")
+
+        def external(file):
+            file.create_dataset("tracings", shape=(1, 50, 12), dtype="f4", external=[("other.bin", 0, 2400)])
+
+        builds = {
+            "external link": lambda file: file.__setitem__("tracings", h5py.ExternalLink("other.h5", "/tracings")),
+            "soft link": soft_link_out,
+            "loop": lambda file: file.__setitem__("tracings", h5py.SoftLink("/tracings")),
+            "virtual": lambda file: file.create_virtual_dataset("tracings", layout, fillvalue=1),
+            "external": external,
+        }
+        for name, build in builds.items():
+            with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+                build(file)
+            message = "lie in other files" if name in ("virtual", "external") else "expected an array tracings"
+            with pytest.raises(EcgFormatError, match=message):
+                read_ecg(tmp_path / f"{name}.h5", index=0, **self.facts)
+
+    def test_references_odd_types_and_many_groups_are_refused(self, tmp_path):
+        types = {"reference": h5py.ref_dtype, "vlen": h5py.vlen_dtype(np.float32), "text": "S8", "compound": "f4,f4"}
+        for name, dtype in types.items():
+            with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+                file.create_dataset("tracings", shape=(1, 50, 12), dtype=dtype)
+            with pytest.raises(EcgFormatError, match="expected an array tracings"):
+                read_ecg(tmp_path / f"{name}.h5", index=0, **self.facts)
+        with h5py.File(tmp_path / "groups.h5", "w") as file:
+            group = file
+            for i in range(300):
+                file.create_group(f"{i:060}")
+                group = group.create_group("tracings")
+        with pytest.raises(EcgFormatError, match="expected an array tracings") as refused:
+            read_ecg(tmp_path / "groups.h5", index=0, **self.facts)
+        assert len(str(refused.value)) < 1500
+        with h5py.File(tmp_path / "empty.h5", "w") as file:
+            file["tracings"] = h5py.Empty("f4")
+        with pytest.raises(EcgFormatError):
+            read_ecg(tmp_path / "empty.h5", index=0, **self.facts)
+
+    def test_an_exam_number_that_is_none_is_left_out(self, tmp_path):
+        path = self.make(tmp_path / "a.h5", exam_id=np.array([b"Jane", b"Joe", b"Jim"]))
+        assert read_ecg(path, index=0, **self.facts).record_id == "a"
 
 
 @pytest.mark.real_data

@@ -4,14 +4,16 @@
   samples); the data set is documented as millivolts at 500 Hz in the order of the standard leads.
 - CODE-15% (Ribeiro et al., doi:10.5281/zenodo.4916206): HDF5, `tracings` (exams, samples, leads). Rate, leads and
   unit stand nowhere in the file and the collections around CODE differ in the order of aVR, aVL, aVF: the caller
-  states all
-  three.
+  states all three.
 - `feats` (leads, samples) with `curr_sample_rate`, as ECG-text data sets repackage CODE-15%: leads and unit are
-stated too.
+  stated too.
 """
 
 from io import BytesIO
+from itertools import islice
+from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +22,9 @@ from .fields import age_of, sex_of
 from .matlab5 import read_variables
 from .record import EcgRecord
 from .source import MAX_FILE_BYTES, EcgFormatError, Source, check_size, millivolts_per
+
+if TYPE_CHECKING:
+    import h5py
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -68,28 +73,67 @@ def _read_hdf5(source: Source) -> EcgRecord:
 
     try:
         with h5py.File(source.path or BytesIO(source.data), "r") as file:
-            tracings = file.get("tracings")
-            if not isinstance(tracings, h5py.Dataset) or tracings.ndim != 3 or tracings.dtype.kind not in "iuf":
+            tracings = _own_dataset(file, "tracings")
+            if tracings is None or tracings.ndim != 3 or tracings.dtype.kind not in "iuf":
                 raise EcgFormatError(
-                    f"{source.name} holds {list(file)}; expected an array tracings (exams, samples, leads)."
+                    f"{source.name} holds {[name[:40] for name in islice(file, 20)]}; expected an array tracings "
+                    "(exams, samples, leads) in the file itself, not behind a link."
                 )
             n_exams, n_samples, n_leads = tracings.shape
             check_size(n_leads, n_samples, source.name)
-            if tracings.chunks and np.prod(tracings.chunks, dtype=object) * tracings.dtype.itemsize > MAX_FILE_BYTES:
-                raise EcgFormatError(
-                    f"{source.name} is packed in pieces of {tracings.chunks}, which are too large to read."
-                )
             index = 0 if source.index is None and n_exams == 1 else source.index
             if index is None or not 0 <= index < n_exams:
                 raise EcgFormatError(f"{source.name} holds {n_exams} exams, got index {index}. State `index=` from 0.")
+            _check_stored(tracings, source.name)
             signal = tracings[index].T
-            exams = file.get("exam_id")
-            exam = str(exams[index]) if isinstance(exams, h5py.Dataset) and exams.shape == (n_exams,) else None
+            exams = _own_dataset(file, "exam_id")
+            exam = None
+            if exams is not None and exams.shape == (n_exams,) and exams.dtype.kind in "iu":
+                _check_stored(exams, source.name)
+                exam = str(exams[index])
     except EcgFormatError:
         raise
     except Exception as error:  # the library raises whatever its C code reports
         raise EcgFormatError(f"{source.name} is a damaged HDF5 file: {error}.") from error
     return _record(source, signal, None, None, None, record_id=exam)
+
+
+def _own_dataset(file: "h5py.File", name: str) -> "h5py.Dataset | None":
+    """Return an array that lies in this very file: a link may lead to another one."""
+    import h5py
+
+    link = file.get(name, getlink=True)
+    found = file.get(name) if isinstance(link, h5py.HardLink) else None
+    return found if isinstance(found, h5py.Dataset) else None
+
+
+def _check_stored(array: "h5py.Dataset", name: str) -> None:
+    """Refuse an array whose samples lie in other files, are not all there, or unpack to too much for one exam.
+
+    The library gives the fill value for what was never written, and unpacks whole chunks: a kilobyte would become
+    gigabytes of zeros.
+    """
+    if array.is_virtual or array.external:
+        raise EcgFormatError(
+            f"The samples of {name} lie in other files, which are not opened. Copy them into one file."
+        )
+    if array.chunks is None:
+        declared, held = array.nbytes, array.id.get_storage_size()
+        unpacked = prod(array.shape[1:]) * array.dtype.itemsize
+    else:
+        pieces = [-(-length // step) for length, step in zip(array.shape, array.chunks)]
+        declared, held = prod(pieces), array.id.get_num_chunks()
+        unpacked = prod(pieces[1:]) * prod(array.chunks) * array.dtype.itemsize
+    if held < declared:
+        raise EcgFormatError(
+            f"{name} declares {array.name} of shape {array.shape} but holds {held / declared:.1%} of it. The file was "
+            "not written to its end."
+        )
+    if unpacked > MAX_FILE_BYTES:
+        raise EcgFormatError(
+            f"{name} is packed in pieces of {array.chunks}, which are too large to read: one exam unpacks to "
+            f"{unpacked} bytes, expected at most {MAX_FILE_BYTES}."
+        )
 
 
 def _record(
@@ -116,8 +160,10 @@ def _record(
         raise EcgFormatError(f"{source.name}: expected {len(leads)} leads, got a signal of shape {signal.shape}.")
     check_size(n_leads, n_samples, source.name)
     chosen = source.choose_leads(list(leads) if leads else [f"row {i}" for i in range(n_leads)])
+    millivolts = signal[list(chosen)].astype(np.float64, copy=False)
+    millivolts *= millivolts_per(unit)
     return EcgRecord(
-        signal[list(chosen)].astype(np.float64) * millivolts_per(unit),
+        millivolts,
         rate,
         tuple(chosen.values()),
         record_id=record_id or Path(source.name).stem,

@@ -59,8 +59,10 @@ def read(source: Source) -> EcgRecord:
         age = float(arrays["age"]) if "age" in arrays else None
     except (TypeError, ValueError):
         raise EcgFormatError(f"{source.name}: expected one number each for sampling_rate and age.") from None
+    millivolts = signal[list(chosen)].astype(np.float64, copy=False)
+    millivolts *= scale
     return EcgRecord(
-        signal[list(chosen)].astype(np.float64) * scale,
+        millivolts,
         rate,
         tuple(chosen.values()),
         record_id=str(arrays["record_id"]) if "record_id" in arrays else Path(source.name).stem,
