@@ -204,6 +204,8 @@ class TestMultiSegment:
         assert record.leads == ("II", "I", "V1")
         np.testing.assert_allclose(record.signal[1] * 200, [1, 2, 3, 4, 10, 20, 30, 40])
         assert np.isnan(record.signal[2]).all()
+        with pytest.raises(EcgFormatError, match="holds no samples. Read the header that names its segments"):
+            read_ecg(tmp_path / "layout.hea")
 
     @pytest.mark.parametrize(
         ("master", "message"),

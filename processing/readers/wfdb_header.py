@@ -122,6 +122,11 @@ def count_frames(path: Path, header: wfdb.Record, channels: Collection[int]) -> 
     frames = header.sig_len
     for name in dict.fromkeys(header.file_name[i] for i in channels):
         rows = [i for i, file_name in enumerate(header.file_name) if file_name == name]
+        if name == "~":
+            raise EcgFormatError(
+                f"{path.name} is the layout of a record of several segments and holds no samples. Read the header "
+                "that names its segments."
+            )
         file = sibling_file(path, name)
         if len({(header.fmt[i], header.byte_offset[i]) for i in rows}) > 1:
             raise EcgFormatError(
