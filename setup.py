@@ -12,7 +12,7 @@ EXTRAS = {
     "space": ["gradio>=6,<7"],
 }
 EXTRAS["dev"] = [
-    *(requirement for extra in ("plot", "formats", "generation", "trackers") for requirement in EXTRAS[extra]),
+    *(requirement for extra in ("plot", "formats", "generation", "trackers", "space") for requirement in EXTRAS[extra]),
     "pytest>=8,<10",
     "pytest-timeout>=2.3,<3",
     "pytest-xdist>=3.6,<4",

@@ -1,0 +1,322 @@
+"""The Space in `hub_cards/space`: what its buttons do, what it keeps, what it says of itself, and once served."""
+
+import json
+import runpy
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+import setuptools
+import torch
+import transformers
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from huggingface_hub import RepoCard
+from matplotlib.figure import Figure
+from tiny_models import TOWER, build, merit_config
+
+from modeling_merit import MeritForConditionalGeneration, MeritGenerationConfig, MeritModel
+from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor
+from modeling_merit.processing.builders.synthetic import simulate_ecg
+from modeling_merit.processing.cli import DISCLAIMER
+from modeling_merit.processing.leads import STANDARD_LEADS
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SPACE = REPOSITORY / "hub_cards" / "space"
+CSV = b"time [s],I [mV],II [mV]\n" + b"".join(b"%.2f,%.1f,0.5\n" % (i / 100, i % 7 / 10) for i in range(400))
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory) -> Path:
+    """Where the server keeps uploads."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def app(tiny_tokenizer, uploads, tmp_path_factory) -> Iterator:
+    """The page, with a tiny checkpoint of random weights, and the tab of reports."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build(MeritModel, merit_config()).save_pretrained(folder)
+    MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SPACE))
+        patch.setenv("MERIT_MODEL", str(folder))
+        patch.setenv("MERIT_REPORT_MODEL", "a-report-model")
+        patch.setenv("GRADIO_TEMP_DIR", str(uploads))
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        import app
+
+        yield app
+    for name in ("app", "handlers"):
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def handlers(app):
+    return app.handlers
+
+
+@pytest.fixture
+def upload(tmp_path):
+    """Copies of files, as an upload is one."""
+
+    def copy(*sources: Path | tuple[str, bytes]) -> list[str]:
+        targets = []
+        for number, source in enumerate(sources):
+            folder = tmp_path / f"upload{number}"
+            folder.mkdir(exist_ok=True)
+            name, content = source if isinstance(source, tuple) else (source.name, source.read_bytes())
+            targets.append(str(folder / name))
+            (folder / name).write_bytes(content)
+        return targets
+
+    return copy
+
+
+def wfdb_files(folder: Path, seconds: int = 10) -> tuple[Path, Path]:
+    ecg = simulate_ecg("sinus_rhythm", seed=0, duration=seconds)
+    header = EcgRecord(ecg.signal, 100, ecg.leads, record_id="jane_doe", age=61).to_wfdb(folder)
+    return header, header.with_suffix(".dat")
+
+
+class TestRead:
+    def test_what_is_shown(self, handlers, upload, tmp_path):
+        files = upload(*wfdb_files(tmp_path)[::-1])
+        record, figure, facts, quality = handlers.read(files)
+        assert (record.leads, record.sampling_rate, record.n_samples) == (STANDARD_LEADS, 100, 1000)
+        assert isinstance(figure, Figure)
+        assert (facts["format"], facts["duration_s"], facts["age"], facts["disclaimer"]) == (
+            "wfdb",
+            10,
+            61,
+            DISCLAIMER,
+        )
+        assert quality["einthoven_residual_mv"] == pytest.approx(0, abs=1e-5)
+        assert quality["flat_leads"] == []
+
+    def test_nothing_identifies_and_nothing_stays(self, handlers, upload, tmp_path, capfd):
+        files = upload(*wfdb_files(tmp_path))
+        record, _, facts, quality = handlers.read(files)
+        assert not any(Path(file).exists() for file in files)
+        assert (record.record_id, record.start_time, record.source) == (None, None, None)
+        assert "jane" not in repr(record) + json.dumps([facts, quality])
+        assert capfd.readouterr() == ("", "")
+
+    def test_of_a_long_recording_ten_seconds(self, handlers, upload, tmp_path):
+        whole = simulate_ecg("sinus_rhythm", seed=0, duration=40).signal
+        record, _, facts, _ = handlers.read(upload(*wfdb_files(tmp_path, 40)), 35)
+        np.testing.assert_allclose(record.signal, whole[:, 3500:], atol=0.0006)
+        assert facts["notes"] == ["10 s from 35 s on, of 40 s"]
+        with pytest.raises(gr.Error, match="40 s"):
+            handlers.read(upload(*wfdb_files(tmp_path, 40)), 41)
+
+    def test_what_the_file_does_not_say(self, handlers, upload):
+        table = ("a.csv", b"col 0,col 1\n" + b"0.5,0.1\n0.1,0.5\n" * 250)
+        with pytest.raises(gr.Error, match="sampling_rate"):
+            handlers.read(upload(table), 0, None, "mV", "I, II")
+        record, _, facts, _ = handlers.read(upload(table), 0, 125, "mV", "I, II")
+        assert (facts["leads"], facts["sampling_rate"], record.n_samples) == (["I", "II"], 125, 500)
+
+    @pytest.mark.parametrize(
+        ("files", "message"),
+        [
+            ([("a.edf", b"0       nonsense")], "EDF"),
+            ([("a.bin", b"\0" * 100)], "no known ECG format"),
+            ([("a.csv", b"")], "is empty"),
+            ([("a.hea", b"a 1 100 1000\na.dat 16 200/mV 16 0 0 0 0 I\n")], "a.dat, which is not in its folder"),
+            ([("a.csv", CSV), ("b.csv", CSV)], "got 2 files"),
+            ([], "Upload or simulate an ECG first"),
+        ],
+    )
+    def test_a_refused_file_is_a_message(self, handlers, upload, capfd, files, message):
+        paths = upload(*files)
+        with pytest.raises(gr.Error) as error:
+            handlers.read(paths)
+        assert message in error.value.message
+        assert "Traceback" not in error.value.message
+        assert error.value.print_exception is False  # gradio would print it, file name and all, to the log
+        assert not any(Path(path).exists() for path in paths)
+        assert capfd.readouterr() == ("", "")
+
+    def test_a_message_is_no_markup(self, handlers, upload):
+        with pytest.raises(gr.Error, match="&lt;img") as error:
+            handlers.read(upload(("a.csv", CSV.replace(b"II [mV]", b"<img src=x> [mV]"))))
+        assert "<" not in error.value.message
+
+    @pytest.mark.real_data
+    @pytest.mark.parametrize(
+        ("names", "expected"),
+        [
+            (["wfdb/cinc2021_mat/HR06000.hea", "wfdb/cinc2021_mat/HR06000.mat"], ("wfdb", 12, 500, 5000)),
+            (["wfdb/100.dat", "wfdb/100.hea"], ("wfdb", 2, 360, 3600)),
+            (["edf/derived_ptbxl_12lead_edfplus.edf"], ("edf", 12, 500, 5000)),
+            (["muse_xml/braveheart_example1.xml"], ("muse", 12, 500, 5000)),
+            (["scp_ecg/ecgtoolkit_example.scp"], ("scp", 12, 500, 5000)),
+            (["mortara_xml/synthetic_ptbxl_12lead_500hz.xml"], ("mortara", 12, 500, 5000)),
+        ],
+    )
+    def test_real_files(self, handlers, upload, data_dir, names, expected):
+        record, _, facts, quality = handlers.read(upload(*(data_dir / "formats" / name for name in names)))
+        assert (facts["format"], len(record.leads), record.sampling_rate, record.n_samples) == expected
+        assert quality["nan_fraction"] == 0
+        assert not facts.keys() & {"record_id", "start_time"}
+
+    @pytest.mark.real_data
+    @pytest.mark.parametrize(
+        "name", ["scp_ecg/edge_corrupt_shifted_sections.scp", "hl7_aecg/edge_fda_empty.xml", "wfdb/100.dat"]
+    )
+    def test_real_damaged_files(self, handlers, upload, data_dir, name):
+        with pytest.raises(gr.Error, match="Expected"):
+            handlers.read(upload(data_dir / "formats" / name))
+
+
+class TestModel:
+    def test_scores_are_those_of_the_library(self, handlers):
+        record, _, facts, _ = handlers.simulate("atrial_fibrillation")
+        assert "af" in facts["notes"][0] or "atrial fibrillation" in facts["notes"][0]
+        texts = ["sinus rhythm", "atrial fibrillation", "left bundle branch block"]
+        rows = handlers.compare(record, "\n\n".join(f" {text} " for text in texts))
+        assert [row[1] for row in rows] == sorted((row[1] for row in rows), reverse=True)
+        processor = transformers.AutoProcessor.from_pretrained(handlers.MODEL)
+        model = transformers.AutoModel.from_pretrained(handlers.MODEL)
+        with torch.no_grad():
+            outputs = model(**processor(ecg=record, text=texts, return_tensors="pt"))
+        cosines = (outputs.ecg_embeds @ outputs.text_embeds.T)[0].tolist()
+        shares = outputs.logits_per_ecg[0].softmax(dim=0).tolist()
+        expected = {text: pytest.approx((a, b), abs=6e-4) for text, a, b in zip(texts, cosines, shares)}
+        assert {row[0]: tuple(row[1:]) for row in rows} == expected
+        answer = json.loads(handlers.embed(record))
+        assert answer["embedding"] == pytest.approx(outputs.ecg_embeds[0].tolist(), abs=1e-5)
+        assert (answer["model"], answer["disclaimer"]) == (handlers.MODEL, DISCLAIMER)
+
+    @pytest.mark.parametrize(
+        ("statements", "message"), [("\n \n", "at least one text"), ("ecg\n" * 51, "at most 50 statements, got 51")]
+    )
+    def test_refused_statements(self, handlers, statements, message):
+        record = handlers.simulate("sinus_rhythm")[0]
+        with pytest.raises(gr.Error, match=message):
+            handlers.compare(record, statements)
+
+    def test_missing_samples_are_masked_and_short_records_refused(self, handlers):
+        signal = simulate_ecg("sinus_rhythm", seed=0).signal.copy()
+        signal[:, :50] = np.nan
+        assert len(handlers.compare(EcgRecord(signal, 100, STANDARD_LEADS), "ecg")) == 1
+        with pytest.raises(gr.Error, match="Expected 2.5 to 30 s"):
+            handlers.compare(EcgRecord(signal[:, 100:200], 100, STANDARD_LEADS), "ecg")
+
+    def test_forgotten_ecg_and_absent_checkpoint(self, handlers, monkeypatch, tmp_path):
+        for function in (handlers.compare, handlers.report):
+            with pytest.raises(gr.Error, match="first"):
+                function(None, "English")
+        monkeypatch.setattr(handlers, "MODEL", str(tmp_path))
+        with pytest.raises(gr.Error, match=str(tmp_path)):
+            handlers.embed(handlers.simulate("sinus_rhythm")[0])
+
+    def test_default_statements(self, handlers):
+        german, english = (handlers.statements_in(language).splitlines() for language in ("de", "en"))
+        assert len(german) == len(english) == len(handlers.CLASSES)
+        assert ("vorhofflimmern" in german, "atrial fibrillation" in english) == (True, True)
+
+    def test_report(self, handlers, tiny_tokenizer, monkeypatch, tmp_path):
+        tokenizer = tiny_tokenizer.__class__(
+            tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+        )
+        ids = {"vocab_size": len(tokenizer), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
+        config = MeritGenerationConfig(ecg_config=TOWER, text_config=TOWER | ids, num_ecg_tokens=12)
+        build(MeritForConditionalGeneration, config).save_pretrained(tmp_path)
+        MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=12).save_pretrained(tmp_path)
+        monkeypatch.setattr(handlers, "REPORT_MODEL", str(tmp_path))
+        record = handlers.simulate("sinus_rhythm")[0]
+        english, german = (handlers.report(record, language) for language in ("English", "German"))
+        for text in (english, german):
+            written, notice = text.split("\n\n")
+            assert written
+            assert notice == "Written by a research model; not for clinical use. Not a medical device."
+        assert english == handlers.report(record, "English")
+
+
+class TestPage:
+    def test_the_notice_is_on_every_tab(self, app, monkeypatch):
+        def tabs(demo):
+            return {block.label: block for block in demo.blocks.values() if isinstance(block, gr.Tab)}
+
+        assert list(tabs(app.demo)) == ["ECG", "Statements", "Embedding", "Report"]
+        for tab in tabs(app.demo).values():
+            assert isinstance(tab.children[0], gr.Markdown)
+            assert "Not a medical device" in tab.children[0].value
+        assert "not for clinical use" in tabs(app.demo)["Report"].children[0].value
+        monkeypatch.setattr(app.handlers, "REPORT_MODEL", None)
+        assert list(tabs(app.build())) == ["ECG", "Statements", "Embedding"]
+
+    def test_served(self, app, uploads, tmp_path, capfd):
+        """End to end over HTTP on the loopback interface."""
+        options = {"server_name": "127.0.0.1", "ssr_mode": False, "quiet": True, "prevent_thread_lock": True}
+        _, url, _ = app.demo.launch(**app.LAUNCH, **options)
+        try:
+            client = Client(url, verbose=False, analytics_enabled=False)
+            named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+            assert set(named) == {"/read", "/simulate", "/compare", "/embed", "/report"}
+            plot, facts, quality = client.predict(
+                [handle_file(str(path)) for path in wfdb_files(tmp_path)], api_name="/read"
+            )
+            assert plot["plot"].startswith("data:image/png;base64,")
+            assert (facts["leads"], facts["age"], quality["flat_leads"]) == (list(STANDARD_LEADS), 61, [])
+            scores = client.predict("sinus rhythm\natrial fibrillation", api_name="/compare")
+            assert scores["headers"] == ["statement", "cosine similarity", "share"]
+            assert {row[0] for row in scores["data"]} == {"sinus rhythm", "atrial fibrillation"}
+            assert sum(row[2] for row in scores["data"]) == pytest.approx(1, abs=0.002)
+            assert len(json.loads(client.predict(api_name="/embed"))["embedding"]) == 8
+
+            (tmp_path / "secret_name.xml").write_text("<AnnotatedECG xmlns='urn:hl7-org:v3'/>")
+            with pytest.raises(AppError, match="Expected"):
+                client.predict([handle_file(str(tmp_path / "secret_name.xml"))], api_name="/read")
+            with pytest.raises(AppError, match="first"):  # another visitor has no ECG
+                Client(url, verbose=False, analytics_enabled=False).predict(api_name="/embed")
+            with open(tmp_path / "large.edf", "wb") as large:
+                large.truncate(10 * 2**20 + 1)
+            with pytest.raises(ValueError, match="maximum file size"):
+                client.predict([handle_file(str(tmp_path / "large.edf"))], api_name="/read")
+        finally:
+            app.demo.close(verbose=False)
+        assert not [path for path in uploads.rglob("*") if path.is_file() and path.stat().st_size]
+        log = "".join(capfd.readouterr())
+        assert not any(word in log for word in ("Traceback", "jane_doe", "secret_name", "AnnotatedECG"))
+
+
+class TestRepository:
+    def test_card(self, app):
+        card = RepoCard.load(SPACE / "README.md", repo_type="space", ignore_metadata_errors=False)
+        pins = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split())
+        assert card.data.sdk == "gradio"
+        assert card.data.sdk_version == pins["gradio"] == gr.__version__
+        assert (SPACE / card.data.app_file).samefile(app.__file__)
+        assert card.data.license == "apache-2.0"
+        assert isinstance(card.data.python_version, str) and card.data.title and card.data.emoji
+        assert len(card.data.short_description) <= 60  # the Hub refuses longer ones
+        assert (
+            card.data.models == ["your-name/merit-ecg"] and card.data.models[0] in (SPACE / "handlers.py").read_text()
+        )
+        assert "ecg" in card.data.tags
+        assert "**Not a medical device.**" in card.text and "hf upload" in card.text
+
+    def test_requirements_are_those_of_the_package(self, monkeypatch):
+        """The package lies beside `app.py`, so its requirements have to be listed."""
+        said = {}
+        monkeypatch.setattr(setuptools, "setup", lambda **keywords: said.update(keywords))
+        runpy.run_path(str(REPOSITORY / "setup.py"))
+        needed = said["install_requires"] + said["extras_require"]["plot"] + said["extras_require"]["formats"]
+        lines = (SPACE / "requirements.txt").read_text().splitlines()
+        assert [line for line in lines if not line.startswith(("#", "--"))] == needed
+
+    def test_without_variables_the_checkpoint_beside_or_on_the_hub(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("MERIT_MODEL", raising=False)
+        beside = runpy.run_path(str(SPACE / "handlers.py"))["MODEL"]
+        assert beside == str(REPOSITORY / "hub_cards" / "merit-ecg")
+        (tmp_path / "space").mkdir()
+        alone = shutil.copy(SPACE / "handlers.py", tmp_path / "space")
+        assert runpy.run_path(str(alone))["MODEL"] == "your-name/merit-ecg"
