@@ -12,7 +12,7 @@ EXTRAS = {
     "space": ["gradio>=6,<7"],
 }
 EXTRAS["dev"] = [
-    *(requirement for extra in ("plot", "formats", "generation", "trackers", "space") for requirement in EXTRAS[extra]),
+    *(requirement for requirements in EXTRAS.values() for requirement in requirements),
     "pytest>=8,<10",
     "pytest-timeout>=2.3,<3",
     "pytest-xdist>=3.6,<4",

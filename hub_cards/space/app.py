@@ -58,7 +58,7 @@ def build() -> gr.Blocks:
                         asked.click(report, [record, tongue], results[-1], api_name="report")
 
         shown = [record, plot, facts, quality]
-        quietly = {"show_progress": "hidden", "api_visibility": "private"}
+        quietly: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
         def forget():
             """Nothing of one ECG may stand beside the next one, or beside the error about it."""
