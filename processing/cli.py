@@ -21,8 +21,6 @@ DISCLAIMER = "Research software, not a medical device: not for diagnosis or trea
 REFUSALS = (ValueError, OSError, ImportError)
 """What a file or checkpoint that cannot be used raises; anything else is a fault of this program and shows as one."""
 
-REPORT_REQUEST = "Report the findings of this ECG."
-
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code.
@@ -85,7 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="print one JSON object per file")
     command.set_defaults(run=_classify)
     command = commands.add_parser("report", parents=[model], help="write a report of each file")
-    command.add_argument("--prompt", default=REPORT_REQUEST, help="what the model is asked")
+    command.add_argument("--language", default="English", help="of the report, as the model was taught it")
+    command.add_argument("--prompt", help="what the model is asked, with {ecg} in the place of the ECG")
     command.add_argument("--max-new-tokens", type=int, default=128)
     command.add_argument("--json", action="store_true", help="print one JSON object per file")
     command.set_defaults(run=_report)
@@ -249,7 +248,7 @@ def _classify(args: argparse.Namespace) -> int:
 
 def _report(args: argparse.Namespace) -> int:
     failures: list[str] = []
-    for file, inputs, model, processor in _prepared(args, "AutoModelForMultimodalLM", failures, request=args.prompt):
+    for file, inputs, model, processor in _prepared(args, "AutoModelForMultimodalLM", failures, report=True):
         tokens = model.generate(**inputs, max_new_tokens=args.max_new_tokens)
         text = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
         if args.json:
@@ -266,7 +265,7 @@ def _prepared(
     auto_class: str,
     failures: list[str],
     text: list[str] | None = None,
-    request: str | None = None,
+    report: bool = False,
 ) -> Iterator[tuple[str, Any, Any, Any]]:
     """Load the checkpoint, and yield file, inputs, model and processor for each file; list what fails."""
     import torch
@@ -278,31 +277,19 @@ def _prepared(
     processor.feature_extractor.extra_leads = "drop"
     processor.feature_extractor.truncation = args.truncate
     model = getattr(transformers, auto_class).from_pretrained(args.model).eval()
+    if report:
+        prompt = args.prompt or model.config.prompts["report"]
+        prompt = prompt if "{ecg}" in prompt else "{ecg} " + prompt
+        text = [prompt.replace("{ecg}", processor.ecg_token).replace("{language}", args.language)]
     with torch.inference_mode():
         for file in tqdm(args.files, unit="ECG", disable=len(args.files) < 2):
             try:
                 record = read_ecg(file, **_facts(args))
-                if request is None:
-                    inputs = processor(ecg=record, text=text, return_tensors="pt")
-                else:
-                    inputs = _generation_inputs(processor, record, request)
+                inputs = processor(ecg=record, text=text, return_tensors="pt")
             except REFUSALS as error:
                 failures.append(f"{file}: {error}")
                 continue
             yield file, inputs, model, processor
-
-
-def _generation_inputs(processor: Any, record: EcgRecord, request: str) -> Any:
-    if processor.chat_template is None:
-        return processor(ecg=record, text=f"{processor.ecg_token}{request}", return_tensors="pt")
-    content = [{"type": "ecg", "ecg": record}, {"type": "text", "text": request}]
-    return processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
 
 
 def _list_failures(failures: list[str]) -> int:

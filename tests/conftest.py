@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from loopback_hub import LoopbackHub
+from tiny_models import TOWER, build
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from toy_ptb_xl import write_toy_ptb_xl
 from transformers import PreTrainedTokenizerFast
+
+from modeling_merit import MeritForConditionalGeneration, MeritGenerationConfig
+from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
 
 # A busy machine is not a fault of the code under test.
 settings.register_profile("no deadline", deadline=None)
@@ -56,6 +60,21 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
+
+
+@pytest.fixture(scope="session")
+def report_checkpoint(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tiny model that writes reports, of random weights, and its processor."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    )
+    ids = {"vocab_size": len(tokenizer), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
+    config = MeritGenerationConfig(ecg_config=TOWER, text_config=TOWER | ids, num_ecg_tokens=12)
+    folder = tmp_path_factory.mktemp("report_checkpoint")
+    build(MeritForConditionalGeneration, config).save_pretrained(folder)
+    MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=12).save_pretrained(folder)
+    return str(folder)
 
 
 @pytest.fixture

@@ -183,31 +183,27 @@ class TestModelCommands:
         assert "failed: " in capsys.readouterr().err
         assert main([*command, "--truncate"]) == 0
 
-    def test_report(self, wave_file, tiny_tokenizer, capsys, monkeypatch):
-        tokenizer = tiny_tokenizer.__class__(tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token="[PAD]")
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
-        processor = MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=3)
-        asked = {}
-
-        class Model:
-            def eval(self):
-                return self
-
-            def generate(self, input_ids, input_values, max_new_tokens, **inputs):
-                asked.update(samples=input_values.shape, tokens=input_ids[0].tolist(), max_new_tokens=max_new_tokens)
-                answer = torch.tensor([tokenizer.convert_tokens_to_ids(["normal", "ecg"])])
-                return torch.cat([input_ids, answer], dim=1)
-
-        monkeypatch.setattr(transformers.AutoModelForMultimodalLM, "from_pretrained", lambda name: Model())
-        monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda name: processor)
-        command = ["report", wave_file, "--model", "any", "--prompt", "normal ecg", "--max-new-tokens", "7"]
+    def test_report(self, wave_file, report_checkpoint, capsys):
+        command = ["report", wave_file, "--model", report_checkpoint, "--max-new-tokens", "7"]
         assert main([*command, "--json"]) == 0
         result = json.loads(capsys.readouterr().out)
-        assert (result["report"], result["disclaimer"]) == ("normal ecg", DISCLAIMER)
-        assert (asked["samples"], asked["max_new_tokens"]) == ((1, 12, 1000), 7)
-        assert asked["tokens"].count(tokenizer.convert_tokens_to_ids("<|ecg|>")) == 3
+        assert (result["file"], result["disclaimer"]) == (wave_file, DISCLAIMER)
+        processor = transformers.AutoProcessor.from_pretrained(report_checkpoint)
+        model = transformers.AutoModelForMultimodalLM.from_pretrained(report_checkpoint)
+        prompt = model.config.prompts["report"].format(ecg=processor.ecg_token, language="English")
+        inputs = processor(ecg=read_ecg(wave_file), text=prompt, return_tensors="pt")
+        ids = model.generate(**inputs, max_new_tokens=7)[0, inputs["input_ids"].shape[1] :]
+        assert result["report"] == processor.tokenizer.decode(ids, skip_special_tokens=True).strip() != ""
         assert main(command) == 0
-        assert capsys.readouterr().out == f"{wave_file}\n  normal ecg\n{DISCLAIMER}\n"
+        assert capsys.readouterr().out == f"{wave_file}\n  {result['report']}\n{DISCLAIMER}\n"
+
+    def test_report_of_another_prompt(self, wave_file, report_checkpoint, capsys):
+        command = ["report", wave_file, "--model", report_checkpoint, "--max-new-tokens", "7", "--json"]
+        outputs = []
+        for options in ([], ["--prompt", "{ecg} Report in {language}:"], ["--prompt", "Rhythm?"]):
+            assert main([*command, *options]) == 0
+            outputs.append(json.loads(capsys.readouterr().out)["report"])
+        assert outputs[0] == outputs[1] != outputs[2]
 
 
 @pytest.mark.real_data
