@@ -6,6 +6,7 @@ Exit codes: 0 all well; 1 some of several files failed (they are listed); 2 a fi
 import argparse
 import json
 import math
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,11 +39,23 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except REFUSALS as error:
+        message = _as_options(str(error))
         if getattr(args, "json", False):
-            print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+            print(json.dumps({"error": {"type": type(error).__name__, "message": message}}))
         else:
-            print(f"merit-ecg: {error}", file=sys.stderr)
+            print(f"merit-ecg: {message}", file=sys.stderr)
         return 2
+
+
+def _as_options(message: str) -> str:
+    """Name the options of the command line where a message of the library names arguments of `read_ecg`."""
+    message = message.replace(
+        "`leads={'name in the file': 'lead name', 'channel to leave out': None}`",
+        '`--leads "name in the file=lead name,channel to leave out="`',
+    )
+    return re.sub(
+        r"`(sampling_rate|leads|units|index|format)=?`", lambda found: f"`--{found[1].replace('_', '-')}`", message
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -118,7 +131,9 @@ def _inspect(args: argparse.Namespace) -> int:
     for lead, peak_to_peak in summary["peak_to_peak_mv"].items():
         print(f"{lead:<14}" + ("no valid sample" if peak_to_peak is None else f"{peak_to_peak:.3f} mV peak to peak"))
     for key, value in (summary["quality"] or {}).items():
-        print(f"{key:<24}{value}")
+        if key not in ("sampling_rate", "duration_s", "peak_to_peak_mv"):  # printed above
+            text = ", ".join(value) or "none" if isinstance(value, list) else value
+            print(f"{key:<24}{f'{text:.4f}' if isinstance(text, float) else 'unknown' if text is None else text}")
     for note in summary["notes"]:
         print(f"note: {note}")
     print(DISCLAIMER)
@@ -210,8 +225,15 @@ def _convert(args: argparse.Namespace) -> int:
         raise ValueError(f"Expected a name ending in {', '.join(WRITERS)}, got {args.out.name!r}.")
     if args.out.exists():
         raise ValueError(f"{args.out} exists already. Remove it or choose another name.")
+    _check_folder(args.out)
     print(f"{writer(read_ecg(args.file, **_facts(args)), args.out)}\n{DISCLAIMER}")
     return 0
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse a file in a folder that does not exist before any work is done for it."""
+    if not out.parent.is_dir():
+        raise ValueError(f"There is no folder {str(out.parent)!r}. Make it first.")
 
 
 def _embed(args: argparse.Namespace) -> int:
@@ -219,6 +241,7 @@ def _embed(args: argparse.Namespace) -> int:
 
     if args.out.suffix != ".parquet":
         raise ValueError(f"Expected --out to end in .parquet, got {args.out.name!r}.")
+    _check_folder(args.out)
     failures: list[str] = []
     rows = []
     for file, inputs, model, _ in _prepared(args, "AutoModel", failures):
@@ -287,7 +310,7 @@ def _prepared(
                 record = read_ecg(file, **_facts(args))
                 inputs = processor(ecg=record, text=text, return_tensors="pt")
             except REFUSALS as error:
-                failures.append(f"{file}: {error}")
+                failures.append(f"{file}: {_as_options(str(error))}")
                 continue
             yield file, inputs, model, processor
 

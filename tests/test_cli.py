@@ -1,6 +1,7 @@
 """The command line `merit-ecg`, on written files and on real ones."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -69,6 +70,8 @@ class TestInspect:
         assert main(["inspect", wave_file, "--plot", str(image)]) == 0
         printed = capsys.readouterr().out
         assert "1000 samples at 100 Hz = 10 s" in printed
+        assert printed.count("sampling_rate") == 0 and printed.count("duration_s") == 0  # said once, as "signal"
+        assert re.search(r"flat_leads +none\nclipped_leads +none\neinthoven_residual_mv +0.0000\n", printed)
         assert printed.endswith(DISCLAIMER + "\n")
         assert image.read_bytes().startswith(b"\x89PNG")
 
@@ -96,7 +99,7 @@ class TestInspect:
         (tmp_path / "a.csv").write_text("col 0,col 1\n" + "0.5,0.1\n0.1,0.5\n" * 50)
         command = ["inspect", str(tmp_path / "a.csv"), "--json", "--format", "csv", "--units", "mV"]
         assert main(command) == 2
-        assert "sampling_rate" in json.loads(capsys.readouterr().out)["error"]["message"]
+        assert "--sampling-rate" in json.loads(capsys.readouterr().out)["error"]["message"]
         assert main([*command, "--sampling-rate", "250", "--leads", leads]) == 0
         summary = json.loads(capsys.readouterr().out)
         assert (summary["leads"], summary["sampling_rate"]) == (["I", "II"], 250)
@@ -131,6 +134,20 @@ class TestConvert:
         assert content.pop("disclaimer") == DISCLAIMER
         assert content == {"sampling_rate": 100, "leads": ["II"], "units": "mV", "signal": [[0.5, None, -0.25]]}
 
+    def test_messages_name_the_options_of_the_command_line(self, tmp_path, capsys):
+        (tmp_path / "a.csv").write_text("time [s],I\n0.00,0.5\n0.01,0.1\n")
+        assert main(["convert", str(tmp_path / "a.csv"), str(tmp_path / "a.npz")]) == 2
+        assert "state `--units`" in capsys.readouterr().err
+        (tmp_path / "a.csv").write_text("time [s],I [mV],arm [mV]\n0.00,0.5,1\n0.01,0.1,1\n")
+        assert main(["inspect", str(tmp_path / "a.csv"), "--json"]) == 2
+        assert '--leads "name in the file=lead name' in json.loads(capsys.readouterr().out)["error"]["message"]
+        assert main(["inspect", str(tmp_path / "a.csv"), "--leads", "arm="]) == 0
+
+    @pytest.mark.parametrize("name", ["out.edf", "out.npz", "out.json"])
+    def test_a_folder_that_is_not_there_is_named(self, wave_file, tmp_path, capsys, name):
+        assert main(["convert", wave_file, str(tmp_path / "absent" / name)]) == 2
+        assert "There is no folder" in capsys.readouterr().err
+
     def test_refuses_other_names_and_existing_files(self, wave_file, tmp_path, capsys):
         assert main(["convert", wave_file, str(tmp_path / "out.gif")]) == 2
         assert ".edf, .hea, .npz, .json" in capsys.readouterr().err
@@ -157,6 +174,8 @@ class TestModelCommands:
     def test_embed_wants_parquet(self, checkpoint, wave_file, capsys):
         assert main(["embed", wave_file, "--model", checkpoint, "--out", "a.csv"]) == 2
         assert ".parquet" in capsys.readouterr().err
+        assert main(["embed", wave_file, "--model", checkpoint, "--out", "absent/a.parquet"]) == 2
+        assert "There is no folder 'absent'" in capsys.readouterr().err
 
     def test_a_folder_that_is_no_checkpoint(self, wave_file, tmp_path, capsys):
         assert main(["classify", wave_file, "--model", str(tmp_path), "--prompts", "sinus rhythm", "--json"]) == 2
