@@ -2,6 +2,9 @@
 
 import io
 import os
+import struct
+import tracemalloc
+from binascii import crc_hqx
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import wfdb
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from modeling_merit.processing.leads import canonical_leads
 from modeling_merit.processing.readers import EcgFormatError, EcgRecord, read_ecg, windows
 from modeling_merit.processing.readers.source import MAX_SAMPLES, Source, is_no_ecg, sibling_file
 
@@ -273,7 +277,54 @@ class TestRoundTrips:
             make_record().to_edf(tmp_path / "a.txt")
 
 
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6"),  # MIMIC-IV-ECG
+        ("DI", "DII", "DIII", "AVL", "AVF", "AVR", "V1", "V2", "V3", "V4", "V5", "V6"),  # CODE-test
+        ("MDC_ECG_LEAD_V1", "MDC_ECG_LEAD_AVF", "Lead II", "C2", "vx", "vy", "vz"),  # chest, Frank
+        ("ES", "AS", "AI"),  # EASI
+    ],
+)
+def test_leads_are_found_by_name_in_any_order(tmp_path, order):
+    signal = np.arange(len(order), dtype=float)[:, None] + np.zeros(50)
+    np.savez(tmp_path / "a", signal=signal, sampling_rate=500.0, leads=order, units="mV")
+    rows = [f"{i / 500:.3f}," + ",".join(f"{value:g}" for value in column) for i, column in enumerate(signal.T)]
+    (tmp_path / "a.csv").write_text(
+        "\n".join([f"time [s],{','.join(f'{name} [mV]' for name in order)}", *rows]) + "\n"
+    )
+    for name in ("a.npz", "a.csv"):
+        record = read_ecg(tmp_path / name)
+        assert record.leads == canonical_leads(order)
+        for i, lead in enumerate(order):
+            assert record.select([lead]).signal.max() == i
+
+
 class TestWindows:
+    def test_memory_does_not_grow_with_the_length_of_a_holter_recording(self, tmp_path):
+        peaks = []
+        for hours in (1, 6):
+            n_samples = hours * 3600 * 200
+            header = f"holter 2 200 {n_samples}\n" + "".join(
+                f"holter.dat 16 200/mV 16 0 0 0 0 {lead}\n" for lead in ("II", "V5")
+            )
+            (tmp_path / "holter.hea").write_text(header)
+            np.zeros(2 * n_samples, "<i2").tofile(tmp_path / "holter.dat")
+            block = bytearray(512)
+            struct.pack_into("<iiii", block, 0, 0, n_samples, 522, 522)
+            struct.pack_into("<h2h", block, 146, 2, 6, 15)
+            struct.pack_into("<2h", block, 196, 5000, 5000)
+            struct.pack_into("<h", block, 262, 200)
+            with open(tmp_path / "holter.ecg", "wb") as file:
+                file.write(b"ISHNE1.0" + struct.pack("<H", crc_hqx(bytes(block), 0xFFFF)) + bytes(block))
+                np.zeros(2 * n_samples, "<i2").tofile(file)
+            for name in ("holter.hea", "holter.ecg"):
+                tracemalloc.start()
+                assert sum(1 for _ in windows(tmp_path / name, 60, 600)) == 6 * hours
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+        assert max(peaks) < 2**21  # the six hours have 17 MB
+
     @pytest.mark.parametrize("kind", ["wfdb", "edf"])
     def test_windows_are_the_pieces_of_the_record(self, tmp_path, kind):
         record = make_record(n_samples=5250, start_time=datetime(2001, 2, 3, 4, 5, 6))
