@@ -53,6 +53,8 @@ def _as_options(message: str) -> str:
         "`leads={'name in the file': 'lead name', 'channel to leave out': None}`",
         '`--leads "name in the file=lead name,channel to leave out="`',
     )
+    message = message.replace("truncation=True", "`--truncate`")
+    message = message.partition("\nModel type should be one of")[0]  # a hundred classes of transformers
     return re.sub(
         r"`(sampling_rate|leads|units|index|format)=?`", lambda found: f"`--{found[1].replace('_', '-')}`", message
     )

@@ -199,8 +199,13 @@ class TestModelCommands:
         path = str(EcgRecord(np.random.default_rng(0).normal(size=(12, 6000)), 100, STANDARD_LEADS).to_wfdb(tmp_path))
         command = ["classify", path, "--model", checkpoint, "--prompts", "sinus rhythm", "--json"]
         assert main(command) == 1
-        assert "failed: " in capsys.readouterr().err
+        assert "pass `--truncate` to crop it" in capsys.readouterr().err
         assert main([*command, "--truncate"]) == 0
+
+    def test_report_with_a_model_that_writes_none(self, checkpoint, wave_file, capsys):
+        assert main(["report", wave_file, "--model", checkpoint]) == 2
+        message = capsys.readouterr().err
+        assert "MeritConfig" in message and len(message) < 300
 
     def test_report(self, wave_file, report_checkpoint, capsys):
         command = ["report", wave_file, "--model", report_checkpoint, "--max-new-tokens", "7"]
