@@ -8,7 +8,7 @@ LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_pr
 .PHONY: help install quickstart test lint clean
 
 help:
-	@echo "make quickstart  pre-train a tiny model on synthetic ECGs, load it, read an ECG file, score and plot it"
+	@echo "make quickstart  pre-train a tiny model on synthetic ECGs, then score and plot an ECG file, also with the weights trained on PTB-XL"
 	@echo "make test        the whole test suite, with ruff and mypy"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make clean       remove the virtual environment and what the other targets made"
@@ -26,6 +26,7 @@ quickstart: install
 	$(LAUNCH) examples/pretrain.py --dataset synthetic --num_records 2000 --epochs 8 --crop_seconds 4 \
 		--batch_size 64 --lead_dropout 0.2 --vocab_size 500 --output_dir merit-ecg
 	$(BIN)/python examples/quickstart.py --model merit-ecg
+	$(BIN)/python examples/quickstart.py --model hub_cards/merit-ecg
 
 lint: install
 	$(BIN)/ruff check .

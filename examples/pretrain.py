@@ -95,7 +95,12 @@ def parse_args():
     add("--mask_ratio", type=float, default=0.75)
     add("--alignment_view", default="full", choices=("full", "masked"))
     add("--reconstruction_weight", type=float, default=1.0, help="0 switches masked ECG modelling off.")
-    add("--contrastive_weight", type=float, default=1.0, help="0 switches the alignment with reports off.")
+    add(
+        "--contrastive_weight",
+        type=float,
+        default=0.1,
+        help="Weight λ of the alignment with reports; 0 switches it off.",
+    )
     add("--crop_seconds", type=float, default=5.0, help="Length of the random pieces trained on.")
     add("--lead_dropout", type=float, default=0.5, help="Probability that a record loses some of its leads.")
     add("--noise_mv", type=float, default=0.0, help="Largest added white noise; it also enters what is reconstructed.")
