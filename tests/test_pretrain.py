@@ -15,6 +15,7 @@ import pytest
 import torch
 from datasets import Array2D, Dataset, Features, Value
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_models import TOWER
 from transformers import AutoModel, BertConfig, BertModel
 
@@ -78,7 +79,18 @@ def assert_same_checkpoint(a: Path, b: Path, processes: int) -> None:
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory, cache) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("whole")
-    return folder, run(folder, cache, *RUN, *STEPS)
+    return folder, run(folder, cache, *RUN, *STEPS, "--report_to", "tensorboard")
+
+
+@pytest.mark.slow
+def test_tensorboard_shows_the_curves(whole_run):
+    folder, results = whole_run
+    events = EventAccumulator(str(folder / "merit")).Reload()
+    for term in ("loss", "reconstruction_loss", "contrastive_loss", "text_information"):
+        assert len(events.Scalars(f"train/{term}")) == 7
+        shown = [(point.step, point.value) for point in events.Scalars(f"validation/{term}")]
+        found = [(point["step"], pytest.approx(point["validation"][term])) for point in results["curves"]]
+        assert shown == found
 
 
 @pytest.mark.slow
