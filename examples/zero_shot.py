@@ -2,9 +2,11 @@
 
     python examples/zero_shot.py --model merit-ecg --data_dir PTB_XL_FOLDER --arm joint --output results/ptb_xl.json
 
-The score of a class is the cosine between the ECG and the mean of the class's prompts (this project's German and
-English ones, or those of `--prompts`). Labels of fold 9 choose one threshold per class for F1; fold 10 is scored once.
-Rows carry the task `zero_shot_superclass` and so on; `--predictions` receives what `compare.py` reads.
+A class is the mean of its prompts (this project's German and English ones, or those of `--prompts`). Its score is the
+cosine with the ECG less the mean over all classes of the task: how much nearer an ECG is to this class than to the
+others, for InfoNCE leaves open how near it is to all texts. `--score cosine` takes the cosine itself. Labels of fold 9
+choose one threshold per class for F1; fold 10 is scored once. Rows carry the task `zero_shot_superclass` and so on;
+`--predictions` receives what `compare.py` reads.
 """
 
 import argparse
@@ -73,6 +75,7 @@ def main():
     parser.add_argument("--tasks", nargs="+", default=("superclass", "subclass", "all"), choices=TASK_NAMES)
     parser.add_argument("--prompts", type=Path, help="JSON of class to text(s), or text lines `CLASS: prompt`.")
     parser.add_argument("--languages", nargs="+", default=LANGUAGES, choices=LANGUAGES, help="Of the own prompts.")
+    parser.add_argument("--score", default="relative", choices=("relative", "cosine"))
     parser.add_argument("--seed", type=int, default=0, help="Seed of the pre-training, for the results.")
     parser.add_argument("--output", type=Path, default=Path("results/ptb_xl.json"))
     parser.add_argument("--predictions", type=Path, default=Path("runs/predictions"))
@@ -103,8 +106,10 @@ def main():
     for name in args.tasks:
         task = load_task(tables, name)
         anchors = embed_prompts(model, tokenizer, prompts[name], args.device)
-        # Half of 1 + cosine keeps the order and lies in [0, 1], where thresholds are looked for.
-        scores = {split: np.clip((1 + embeds[split][task.rows[split]] @ anchors.T) / 2, 0, 1) for split in embeds}
+        if args.score == "relative":
+            anchors -= anchors.mean(axis=0)
+        # From [-2, 2] to [0, 1], where thresholds are looked for; the order stays.
+        scores = {split: np.clip((2 + embeds[split][task.rows[split]] @ anchors.T) / 4, 0, 1) for split in embeds}
         intervals = record_scores(
             task,
             scores["validation"],
@@ -117,6 +122,7 @@ def main():
             seed=args.seed,
             metrics=METRICS,
             prompts=str(args.prompts) if args.prompts else "+".join(args.languages),
+            score=args.score,
             **fields,
         )
         print(f"{args.arm} zero-shot {name} ({len(task.classes)} classes): {describe(intervals)}", flush=True)

@@ -195,6 +195,11 @@ def test_zero_shot_with_own_and_given_prompts(work):
     assert entry["prompts"] == "prompts.txt" and len(entry["weights"]) == 16
     scores = load_file(work / "runs/predictions/joint-zero_shot_all-1-s0.safetensors")["probabilities"]
     assert scores.shape == (18, 71) and scores.std() > 0
+    np.testing.assert_allclose((4 * scores - 2).sum(axis=1), 0, atol=1e-4)  # relative to the other classes
+    run(work, *command, "--arm", "cosine", "--tasks", "all", "--score", "cosine")
+    cosines = load_file(work / "runs/predictions/cosine-zero_shot_all-1-s0.safetensors")["probabilities"]
+    relative = cosines - cosines.mean(axis=1, keepdims=True)
+    np.testing.assert_allclose(relative, scores - 0.5, atol=1e-5)
 
 
 @pytest.mark.slow
