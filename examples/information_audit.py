@@ -25,7 +25,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from modeling_merit.processing.builders import SyntheticEcg
-from modeling_merit.processing.builders.synthetic import FACTORS
+from modeling_merit.processing.builders.simulation import FACTORS
 from modeling_merit.processing.evaluation.bootstrap import bootstrap_interval, patient_weights
 from modeling_merit.processing.evaluation.frozen import SAMPLING_RATE, embed_tables, load_encoder
 from modeling_merit.processing.evaluation.label_sets import SPLITS, label_matrix

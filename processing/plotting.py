@@ -75,7 +75,7 @@ def plot_ecg(
 
     Example:
 
-    >>> from modeling_merit.processing.builders.synthetic import simulate_ecg
+    >>> from modeling_merit.processing.builders.simulation import simulate_ecg
     >>> figure = plot_ecg(simulate_ecg("sinus_rhythm", seed=0), title="Sinus rhythm, simulated")
     >>> [round(float(inches) * 25.4) for inches in figure.get_size_inches()]  # mm
     [270, 120]

@@ -9,7 +9,7 @@ from transformers import AutoModel, AutoProcessor
 
 import modeling_merit
 from modeling_merit.processing.builders import PtbXl, SignalView, present_ecg_ids
-from modeling_merit.processing.builders.synthetic import FINDINGS, RHYTHMS, simulate_ecg
+from modeling_merit.processing.builders.simulation import FINDINGS, RHYTHMS, simulate_ecg
 from modeling_merit.processing.evaluation.metrics import auroc
 
 REPOSITORY = Path(__file__).resolve().parent.parent

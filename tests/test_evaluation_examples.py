@@ -17,7 +17,7 @@ from toy_ptb_xl import write_record
 
 from modeling_merit import MeritFeatureExtractor, MeritForEcgClassification, MeritForPreTraining, MeritProcessor
 from modeling_merit.processing import EcgRecord
-from modeling_merit.processing.builders.synthetic import simulate_ecg
+from modeling_merit.processing.builders.simulation import simulate_ecg
 from modeling_merit.processing.evaluation.label_sets import class_names
 from modeling_merit.processing.evaluation.ptb_xl_task import read_predictions
 

@@ -15,14 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from modeling_merit.processing.builders.ptb_xl import PtbXl
-from modeling_merit.processing.builders.synthetic import (
-    CONDITIONS,
-    FACTORS,
-    SyntheticEcg,
-    SyntheticRecord,
-    simulate_ecg,
-    write_wfdb,
-)
+from modeling_merit.processing.builders.simulation import CONDITIONS, FACTORS, SyntheticRecord, simulate_ecg
+from modeling_merit.processing.builders.synthetic import SyntheticEcg, write_wfdb
 from modeling_merit.processing.leads import STANDARD_LEADS
 
 L1, L2, L3, AVR, AVL, AVF, V1, V2, V3, V4, V5, V6 = range(12)
