@@ -7,6 +7,8 @@ Arms are models of `train_report_generation.py`, the first one that of the contr
 (`shuffled_ecg`), flat ECGs (`zero_ecg`), the most frequent training report of the language (`most_frequent_report`),
 and the training report nearest to the ECG by the contrastive heads of `--retrieval_model` (`nearest_report`). All are
 told the language of the recorded report, decode greedily, and are scored on every record; empty texts count as zero.
+`--output` gets rows of one value each; beside it lie the differences of the first arm from the others
+(`*_paired.json`) and some reports in full (`*_examples.json`).
 """
 
 import argparse
@@ -145,8 +147,8 @@ def main():
         if arm != next(iter(arms)):
             pairs = compare_reports(scored[next(iter(arms))], scored[arm], patients, args.n_resamples, seed=args.seed)
             for metric, pair in pairs.items():
-                difference = {"value": pair.difference, "ci_low": pair.low, "ci_high": pair.high, "p": pair.p}
-                comparisons.append({"arms": [next(iter(arms)), arm], "metric": metric, **difference, **run})
+                difference = {"difference": pair.difference, "ci_low": pair.low, "ci_high": pair.high, "p": pair.p}
+                comparisons.append({"arm_a": next(iter(arms)), "arm_b": arm, "metric": metric, **difference, **run})
         print(f"{arm:22s}", *(f"{name} {intervals[name].value:.3f}" for name in ("rougeL", "bleu_4", "statement_f1")))
     ids = table["ecg_id"][:]
     chosen = args.example_ids or ids[:: max(1, len(ids) // EXAMPLES)][:EXAMPLES]
@@ -154,8 +156,10 @@ def main():
         {"ecg_id": ecg_id, "recorded": references[row], **{arm: written[row] for arm, written in texts.items()}}
         for ecg_id, row in ((ecg_id, ids.index(ecg_id)) for ecg_id in chosen)
     ]
-    content = {"notice": NOTICE, "split": args.split, "rows": rows, "comparisons": comparisons, "examples": examples}
-    write_json(args.output, origin | content)
+    write_json(args.output, rows)
+    write_json(args.output.with_stem(f"{args.output.stem}_paired"), comparisons)
+    content = {"notice": NOTICE, "split": args.split, "examples": examples}
+    write_json(args.output.with_stem(f"{args.output.stem}_examples"), origin | content)
 
 
 if __name__ == "__main__":
