@@ -65,9 +65,8 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 @pytest.fixture(scope="session")
 def report_checkpoint(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a tiny model that writes reports, of random weights, and its processor."""
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tiny_tokenizer.backend_tokenizer, pad_token="[PAD]", unk_token="[UNK]"
-    )
+    copy = Tokenizer.from_str(tiny_tokenizer.backend_tokenizer.to_str())
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=copy, pad_token="[PAD]", unk_token="[UNK]")
     ids = {"vocab_size": len(tokenizer), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
     config = MeritGenerationConfig(ecg_config=TOWER, text_config=TOWER | ids, num_ecg_tokens=12)

@@ -124,7 +124,8 @@ def test_results_say_what_was_done(whole_run):
     for point in results["curves"]:
         for part in (point["train"], point["validation"]):
             assert set(part) == names and all(math.isfinite(value) for value in part.values())
-            assert part["loss"] == pytest.approx(part["reconstruction_loss"] + part["contrastive_loss"], rel=1e-5)
+            weighed = results["settings"]["contrastive_weight"] * part["contrastive_loss"]
+            assert part["loss"] == pytest.approx(part["reconstruction_loss"] + weighed, rel=1e-5)
             assert part["text_information"] < math.log(8)
     losses = [point["validation"]["loss"] for point in results["curves"]]
     assert results["best_validation_loss"] == min(losses)
@@ -185,7 +186,8 @@ def test_one_branch_alone(tmp_path, cache, off, on, extra):
     means = results["curves"][-1]["validation"]
     information = {"reconstruction": "reconstruction_information", "contrastive": "text_information"}[on]
     assert set(means) == {"loss", f"{on}_loss", information}
-    assert means["loss"] == pytest.approx(means[f"{on}_loss"]) and math.isfinite(means["loss"])
+    weight = results["settings"][f"{on}_weight"]
+    assert means["loss"] == pytest.approx(weight * means[f"{on}_loss"]) and math.isfinite(means["loss"])
     processor = modeling_merit.MeritProcessor.from_pretrained(tmp_path)
     assert processor.feature_extractor.normalization == results["settings"]["normalization"]
     assert getattr(AutoModel.from_pretrained(tmp_path).config, f"{off}_weight") == 0

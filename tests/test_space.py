@@ -1,9 +1,14 @@
 """The Space in `hub_cards/space`: what its buttons do, what it keeps, what it says of itself, and once served."""
 
 import json
+import os
 import runpy
 import shutil
+import socket
+import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -232,6 +237,17 @@ class TestModel:
         assert english == handlers.report(record, "English")
 
 
+def wait_for(url: str, server: subprocess.Popen) -> None:
+    for _ in range(600):
+        assert server.poll() is None, "the server stopped"
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise TimeoutError(url)
+
+
 class TestPage:
     def test_the_notice_is_on_every_tab(self, app, monkeypatch):
         def tabs(demo):
@@ -245,11 +261,17 @@ class TestPage:
         monkeypatch.setattr(app.handlers, "REPORT_MODEL", None)
         assert list(tabs(app.build())) == ["ECG", "Statements", "Embedding"]
 
-    def test_served(self, app, uploads, tmp_path, capfd):
-        """End to end over HTTP on the loopback interface."""
-        options = {"server_name": "127.0.0.1", "ssr_mode": False, "quiet": True, "prevent_thread_lock": True}
-        _, url, _ = app.demo.launch(**app.LAUNCH, **options)
+    def test_served(self, app, uploads, tmp_path):
+        """End to end over HTTP on the loopback interface, in a process of its own."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        place = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": port, "GRADIO_SSR_MODE": "False"}
+        with (tmp_path / "log").open("w") as log:
+            server = subprocess.Popen([sys.executable, app.__file__], env=os.environ | place, stdout=log, stderr=log)
         try:
+            url = f"http://127.0.0.1:{port}"
+            wait_for(url, server)
             client = Client(url, verbose=False, analytics_enabled=False)
             named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
             assert set(named) == {"/read", "/simulate", "/compare", "/embed", "/report"}
@@ -274,9 +296,10 @@ class TestPage:
             with pytest.raises(ValueError, match="maximum file size"):
                 client.predict([handle_file(str(tmp_path / "large.edf"))], api_name="/read")
         finally:
-            app.demo.close(verbose=False)
+            server.terminate()
+            server.wait()
         assert not [path for path in uploads.rglob("*") if path.is_file() and path.stat().st_size]
-        log = "".join(capfd.readouterr())
+        log = (tmp_path / "log").read_text()
         assert not any(word in log for word in ("Traceback", "jane_doe", "secret_name", "AnnotatedECG"))
 
 
