@@ -165,7 +165,8 @@ def test_resampling_keeps_amplitude_and_phase(rates, frequency, offset):
     inner = slice(new_rate // 2, 10 * new_rate - new_rate // 2)  # the filter has no signal beyond the ends
     expected = sine(new_rate, frequency=frequency)[0] + offset
     np.testing.assert_allclose(values[: 10 * new_rate][inner], expected[inner], atol=0.01)
-    np.testing.assert_allclose(values[: 10 * new_rate], expected, atol=0.35)
+    known = int((10 * rate - 1) / rate * new_rate) + 1  # what lies behind the last sample is a guess
+    np.testing.assert_allclose(values[:known], expected[:known], atol=0.35)
 
 
 @pytest.mark.parametrize("rate", [500, 360, 1000, 250, 599.88])

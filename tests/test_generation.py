@@ -1,5 +1,6 @@
 """MeritForConditionalGeneration: projectors, prompts, decoding, saving; three families of language models."""
 
+import copy
 import subprocess
 import sys
 import textwrap
@@ -236,8 +237,9 @@ def test_lora_saves_adapter_and_projector_alone(family, ecgs, tmp_path):
 
 
 def test_processor_to_streamed_text(tiny_tokenizer, capsys, ecgs):
-    tiny_tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
-    processor = MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer, num_ecg_tokens=PLACES)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
+    processor = MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=PLACES)
     tower = MeritEcgModel(MeritEcgConfig(**TOWER))
     text = AutoModelForCausalLM.from_config(
         AutoConfig.for_model("gpt2", vocab_size=104, bos_token_id=None, eos_token_id=None, **SIZES)
