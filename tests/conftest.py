@@ -47,7 +47,7 @@ def ptb_xl_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A lower-casing WordPiece tokenizer of 104 tokens that can spell: every letter and digit. Shared: copy to change."""
+    """A lower-casing WordPiece tokenizer of 104 tokens that can spell. Shared by all tests: copy it to change it."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = "abcdefghijklmnopqrstuvwxyzäöü0123456789"
     tokens = dict.fromkeys([*special, *WORDS, *letters, *(f"##{letter}" for letter in letters), *".,:;()/-+"])
