@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def parse_args():
     add("--checkpointing_steps", type=int, help="Save every so many steps; default: after each epoch.")
     add("--checkpoints_total_limit", type=int, default=2)
     add("--resume_from_checkpoint", help='A checkpoint folder, or "latest".')
+    add("--overwrite_output_dir", action="store_true", help="Drop the checkpoints of an earlier run.")
     add("--report_to", nargs="*", default=[], choices=("tensorboard", "wandb", "trackio"))
     add("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -129,6 +131,7 @@ def parse_args():
     for name in ("num_records", "epochs", "max_train_steps", "batch_size", "gradient_accumulation_steps"):
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"Expected --{name} of at least 1, got {value}.")
+    refuse_leftovers(args, parser)
     if args.resume_from_checkpoint == "latest" and not saved_checkpoints(args.output_dir):
         parser.error(f"Expected checkpoints in {args.output_dir / 'checkpoints'} to resume from, got none.")
     if args.resume_from_checkpoint not in (None, "latest") and not Path(args.resume_from_checkpoint).is_dir():
@@ -139,6 +142,15 @@ def parse_args():
 def saved_checkpoints(output_dir):
     """Folders of the checkpoints of a run, oldest first."""
     return sorted(output_dir.glob("checkpoints/checkpoint_*"), key=lambda folder: int(folder.name.split("_")[-1]))
+
+
+def refuse_leftovers(args, parser):
+    """Before a run starts: one in a folder with checkpoints of another would fail when it came to save the same."""
+    if saved_checkpoints(args.output_dir) and not args.resume_from_checkpoint and not args.overwrite_output_dir:
+        parser.error(
+            f"Expected --output_dir without checkpoints of an earlier run, got some in {args.output_dir}. Go on with "
+            "it by --resume_from_checkpoint latest, drop them by --overwrite_output_dir, or name another folder."
+        )
 
 
 def build(args, train_table, device):
@@ -207,6 +219,8 @@ def main():
     )
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
+        if not args.resume_from_checkpoint:
+            shutil.rmtree(args.output_dir / "checkpoints", ignore_errors=True)
         train_table, validation_table = load_tables(args)
     set_seed(args.seed)
     model, processor = build(args, train_table, accelerator.device)

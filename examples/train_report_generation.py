@@ -12,13 +12,14 @@ clinical use.
 
 import argparse
 import math
+import shutil
 import time
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration, set_seed
-from pretrain import JsonLinesTracker, Progress  # the script beside this one
+from pretrain import JsonLinesTracker, Progress, refuse_leftovers, saved_checkpoints  # the script beside this one
 from report_data import ECG_TOKEN, Answers, LengthBatches, load_reports, make_examples, train_tokenizer
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -65,10 +66,12 @@ def parse_args():
     add("--checkpointing_steps", type=int, help="Save every so many steps; default: after each epoch.")
     add("--checkpoints_total_limit", type=int, default=2)
     add("--resume_from_checkpoint", help='A checkpoint folder, or "latest".')
+    add("--overwrite_output_dir", action="store_true", help="Drop the checkpoints of an earlier run.")
     add("--seed", type=int, default=0)
     args = parser.parse_args()
     if ("question" in args.tasks) != (args.questions is not None):
         parser.error("Expected --questions FILE together with --tasks question, got one without the other.")
+    refuse_leftovers(args, parser)
     return args
 
 
@@ -167,6 +170,8 @@ def main():
     )
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
+        if not args.resume_from_checkpoint:
+            shutil.rmtree(args.output_dir / "checkpoints", ignore_errors=True)
         tables = [load_reports(args, split) for split in ("train", "validation")]
         set_seed(args.seed)
         model, processor = build(args, tables[0])
@@ -211,8 +216,8 @@ def main():
     set_seed(args.seed + accelerator.process_index)
     if args.resume_from_checkpoint:
         accelerator.load_state(None if args.resume_from_checkpoint == "latest" else args.resume_from_checkpoint)
-        saved = [int(folder.name.split("_")[-1]) for folder in (args.output_dir / "checkpoints").iterdir()]
-        accelerator.project_configuration.iteration = max(saved) + 1
+        if saved := saved_checkpoints(args.output_dir):
+            accelerator.project_configuration.iteration = int(saved[-1].name.split("_")[-1]) + 1
 
     batch = args.batch_size * args.gradient_accumulation_steps * accelerator.num_processes
     bar = tqdm(

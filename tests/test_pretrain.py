@@ -82,6 +82,23 @@ def whole_run(tmp_path_factory, cache) -> tuple[Path, dict]:
     return folder, run(folder, cache, *RUN, *STEPS, "--report_to", "tensorboard")
 
 
+def test_checkpoints_of_an_earlier_run_are_not_met_halfway(monkeypatch, capsys, tmp_path):
+    (tmp_path / "checkpoints" / "checkpoint_5").mkdir(parents=True)
+    with pytest.raises(SystemExit):
+        parse(monkeypatch, "--output_dir", str(tmp_path))
+    assert "checkpoints of an earlier run" in capsys.readouterr().err
+    for option in (["--overwrite_output_dir"], ["--resume_from_checkpoint", "latest"]):
+        assert parse(monkeypatch, "--output_dir", str(tmp_path), *option).output_dir == tmp_path
+
+
+@pytest.mark.slow
+def test_a_run_over_an_earlier_one(tmp_path, cache):
+    options = [*RUN, "--max_train_steps", "2", "--checkpointing_steps", "1"]
+    first = run(tmp_path, cache, *options)
+    again = run(tmp_path, cache, *options, "--overwrite_output_dir")
+    assert again["curves"] == first["curves"] and set(checkpoints(tmp_path)) == {"checkpoint_0"}
+
+
 @pytest.mark.slow
 def test_tensorboard_shows_the_curves(whole_run):
     folder, results = whole_run
