@@ -244,7 +244,7 @@ def test_data_without_reports_is_named(monkeypatch, tmp_path):
     for split in ("train", "validation"):
         Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{split}-00000-of-00001.parquet")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    args = parse(monkeypatch, "--dataset", str(tmp_path))
+    args = parse(monkeypatch, "--dataset", str(tmp_path), "--output_dir", str(tmp_path / "run"))
     with pytest.raises(SystemExit, match=r"Expected ECGs with reports in the train split of .*, got 1 of 4"):
         pretrain.load_tables(args)
     args.contrastive_weight = 0.0
@@ -269,7 +269,9 @@ def test_named_text_model_is_loaded(monkeypatch, tmp_path, tiny_tokenizer):
     text_model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer), **TOWER))
     text_model.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
-    args = parse(monkeypatch, "--text_model", str(tmp_path), "--mask_ratio", "0.5")
+    args = parse(
+        monkeypatch, "--output_dir", str(tmp_path / "run"), "--text_model", str(tmp_path), "--mask_ratio", "0.5"
+    )
     model, processor = pretrain.build(args, None, torch.device("cpu"))
     loaded = model.merit.text_model.state_dict()
     expected = {name: value for name, value in text_model.state_dict().items() if not name.startswith("pooler.")}
