@@ -219,7 +219,7 @@ def main():
     )
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
-        if not args.resume_from_checkpoint:
+        if args.overwrite_output_dir and not args.resume_from_checkpoint:
             shutil.rmtree(args.output_dir / "checkpoints", ignore_errors=True)
         train_table, validation_table = load_tables(args)
     set_seed(args.seed)

@@ -170,7 +170,7 @@ def main():
     )
     args.output_dir.mkdir(parents=True, exist_ok=True)
     with accelerator.main_process_first():
-        if not args.resume_from_checkpoint:
+        if args.overwrite_output_dir and not args.resume_from_checkpoint:
             shutil.rmtree(args.output_dir / "checkpoints", ignore_errors=True)
         tables = [load_reports(args, split) for split in ("train", "validation")]
         set_seed(args.seed)
