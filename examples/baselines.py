@@ -4,9 +4,10 @@
     accelerate launch examples/baselines.py --baseline cnn --data_dir PTB_XL_FOLDER --output results/ptb_xl.json
 
 `classical`: rates, intervals, axes, amplitudes and spectra, and gradient boosting, one model per class, its number of
-trees chosen on fold 9. `cnn`: a residual 1-D network trained on all `--tasks` at once with one output per class (name
-a single task for a network of its own), its epoch chosen on fold 9. A random-init encoder is `linear_probe.py
---random_init`, a transformer from scratch `finetune.py --from_scratch`.
+trees chosen on fold 9. `cnn` (a residual 1-D network) and `cnn_transformer` (convolutions, then self-attention over
+time) are trained on all `--tasks` at once with one output per class (name a single task for a network of its own),
+their epoch chosen on fold 9. A random-init encoder is `linear_probe.py --random_init`, MERIT's own tower from scratch
+`finetune.py --from_scratch`.
 """
 
 import argparse
@@ -38,7 +39,11 @@ from modeling_merit.processing.evaluation.ptb_xl_task import (
 from modeling_merit.processing.evaluation.results import data_fingerprint, provenance
 from modeling_merit.processing.evaluation.supervised import Schedule, train_classifier
 
-ARMS = {"classical": "classical", "cnn": "supervised_cnn"}
+ARMS = {
+    "classical": "classical",
+    "cnn": "supervised_cnn",
+    "cnn_transformer": "supervised_cnn_transformer",
+}
 
 
 class ResidualBlock(nn.Module):
@@ -89,10 +94,39 @@ class ResidualCnn(nn.Module):
         return SequenceClassifierOutput(logits=self.head(torch.cat([maps.mean(-1), maps.amax(-1)], dim=1)))
 
 
-def train_cnn(args, tasks, views, accelerator):
+class CnnTransformer(nn.Module):
+    """Convolutions to a token per 80 ms, self-attention over at most 10 s of them, their mean; mV at 100 Hz."""
+
+    def __init__(self, classes, widths=(64, 96, 128), depth=4, heads=4, dropout=0.1):
+        super().__init__()
+        layers, inputs = [nn.BatchNorm1d(12), nn.Conv1d(12, widths[0], 7, padding=3, bias=False)], widths[0]
+        layers += [nn.BatchNorm1d(inputs), nn.ReLU()]
+        for width in widths:
+            layers.append(ResidualBlock(inputs, width, stride=2))
+            inputs = width
+        self.convolutions = nn.Sequential(*layers)
+        self.positions = nn.Parameter(0.02 * torch.randn(1, 125, inputs))
+        block = nn.TransformerEncoderLayer(
+            inputs, heads, 4 * inputs, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.transformer = nn.TransformerEncoder(block, depth, nn.LayerNorm(inputs), enable_nested_tensor=False)
+        self.head = nn.Sequential(nn.Dropout(0.5), nn.Linear(inputs, classes))
+
+    def forward(self, input_values, ecg_mask=None):
+        if ecg_mask is not None:
+            input_values = input_values * ecg_mask
+        tokens = self.convolutions(input_values).transpose(1, 2)
+        tokens = self.transformer(tokens + self.positions[:, : tokens.shape[1]])
+        return SequenceClassifierOutput(logits=self.head(tokens.mean(dim=1)))
+
+
+NETWORKS = {"cnn": ResidualCnn, "cnn_transformer": CnnTransformer}
+
+
+def train_network(args, tasks, views, accelerator):
     """Probabilities by split and task, and what identifies the network."""
     set_seed(args.seed)
-    model = ResidualCnn(sum(len(task.classes) for task in tasks))
+    model = NETWORKS[args.baseline](sum(len(task.classes) for task in tasks))
     decay = [p for p in model.parameters() if p.ndim >= 2]
     no_decay = [p for p in model.parameters() if p.ndim < 2]
     rate = args.learning_rate
@@ -112,7 +146,8 @@ def train_cnn(args, tasks, views, accelerator):
         parameters = sum(p.numel() for p in model.parameters())
         best = outcome.curve[outcome.best_epoch]["validation_macro_auroc"]
         print(
-            f"CNN of {parameters:,} parameters, epoch {outcome.best_epoch}: mean validation macro AUROC {best:.3f}",
+            f"{args.baseline} of {parameters:,} parameters, epoch {outcome.best_epoch}: "
+            f"mean validation macro AUROC {best:.3f}",
             flush=True,
         )
     return outcome.probabilities, {"weights": weights_fingerprint(model)}
@@ -170,17 +205,19 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--baseline", required=True, choices=tuple(ARMS))
     parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    parser.add_argument("--arm", help="Name in the results; default: classical or supervised_cnn.")
+    parser.add_argument("--arm", help="Name in the results; default: classical or supervised_ and the network.")
     parser.add_argument("--tasks", nargs="+", default=TASK_NAMES, choices=TASK_NAMES)
     parser.add_argument("--label_fraction", type=float, default=1.0, help="Share of training patients with labels.")
     parser.add_argument("--max_trees", type=int, default=300, help="classical: trees per class at most.")
-    parser.add_argument("--epochs", type=int, default=20, help="cnn: epochs at most.")
-    parser.add_argument("--patience", type=int, default=5, help="cnn: epochs without a better validation.")
-    parser.add_argument("--batch_size", type=int, default=128, help="cnn: records per process and step.")
-    parser.add_argument("--learning_rate", type=float, default=5e-3, help="cnn")
-    parser.add_argument("--weight_decay", type=float, default=0.01, help="cnn")
-    parser.add_argument("--crop_seconds", type=float, default=2.5, help="cnn: length of the pieces trained on.")
-    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), help="cnn; default: `accelerate config`.")
+    parser.add_argument("--epochs", type=int, default=20, help="Networks: epochs at most.")
+    parser.add_argument("--patience", type=int, default=5, help="Networks: epochs without a better validation.")
+    parser.add_argument("--batch_size", type=int, default=128, help="Networks: records per process and step.")
+    parser.add_argument("--learning_rate", type=float, default=5e-3, help="Networks.")
+    parser.add_argument("--weight_decay", type=float, default=0.01, help="Networks.")
+    parser.add_argument("--crop_seconds", type=float, default=2.5, help="Networks: length of the pieces trained on.")
+    parser.add_argument(
+        "--mixed_precision", choices=("no", "bf16", "fp16"), help="Networks; else `accelerate config`."
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("results/ptb_xl.json"))
     parser.add_argument("--predictions", type=Path, default=Path("runs/predictions"))
@@ -197,11 +234,11 @@ def main():
     fingerprint = data_fingerprint(view.signals(range(len(view))) for view in views.values())
     tables = {split: table.remove_columns("signal") for split, table in tables.items()}
     tasks = [load_task(tables, name, args.label_fraction, args.seed) for name in args.tasks]
-    if args.baseline == "cnn":
-        probabilities, made_by = train_cnn(args, tasks, views, accelerator)
-    else:
+    if args.baseline == "classical":
         measured, code = measure(args, views, fingerprint)
         probabilities, made_by = boost(args, tasks, measured), {"features": code}
+    else:
+        probabilities, made_by = train_network(args, tasks, views, accelerator)
     if not accelerator.is_main_process:
         return
     arm = args.arm or ARMS[args.baseline]

@@ -134,14 +134,15 @@ def test_classical_baseline_and_its_files(work):
 
 
 @pytest.mark.slow
-def test_cnn_learns_the_cohort(work):
+@pytest.mark.parametrize(("network", "parameters"), [("cnn", "2,387,753"), ("cnn_transformer", "1,098,217")])
+def test_supervised_network_learns_the_cohort(work, network, parameters):
     out = run(
-        work, "baselines.py", "--baseline", "cnn", "--data_dir", "ptb-xl", "--tasks", "superclass", "rhythm",
+        work, "baselines.py", "--baseline", network, "--data_dir", "ptb-xl", "--tasks", "superclass", "rhythm",
         "--epochs", 12, "--batch_size", 16, "--learning_rate", 2e-3,
     )  # fmt: skip
-    values = assert_scored(rows_of(work, "ptb_xl.json", arm="supervised_cnn"), ("superclass", "rhythm"), FOUR)
+    values = assert_scored(rows_of(work, "ptb_xl.json", arm=f"supervised_{network}"), ("superclass", "rhythm"), FOUR)
     assert values["superclass", "macro_auroc"] > 0.8 and values["rhythm", "macro_auroc"] > 0.8
-    assert "CNN of 2,387,753 parameters" in out
+    assert f"{network} of {parameters} parameters" in out
 
 
 @pytest.mark.slow
