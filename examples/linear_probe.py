@@ -6,6 +6,8 @@ The encoder embeds every record once (evaluation mode, weights unchanged, checke
 regression is fitted on folds 1-8, its C and one threshold per class are chosen on fold 9, and fold 10 is scored once,
 with bootstrap intervals over patients. Rows go to `--output`, fold-10 probabilities to `--predictions`, which
 `compare.py` reads. `--random_init` draws the weights anew from `--seed`: the baseline that pre-training must beat.
+`--per_lead` probes the mean over time of every lead instead of the mean over time and leads: twelve times as many
+features, which keep what was seen where.
 """
 
 import argparse
@@ -29,6 +31,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Checkpoint folder or Hub id.")
     parser.add_argument("--random_init", action="store_true", help="Keep the architecture, draw the weights anew.")
+    parser.add_argument("--per_lead", action="store_true", help="Features of every lead instead of their mean.")
     parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
     parser.add_argument("--arm", required=True, help="Name of this model in the results.")
     parser.add_argument("--tasks", nargs="+", default=TASK_NAMES, choices=(*TASK_NAMES, "diagnostic"))
@@ -44,7 +47,9 @@ def main():
     origin = provenance(seed=args.seed)
     tables = load_ptb_xl(args.data_dir)
     encoder, extractor = load_encoder(args.model, args.random_init, args.seed, args.device)
-    features, weights, signals = embed_tables(encoder, extractor, tables, args.cache_dir, args.batch_size)
+    features, weights, signals = embed_tables(
+        encoder, extractor, tables, args.cache_dir, args.batch_size, args.per_lead
+    )
     for name in args.tasks:
         task = load_task(tables, name, args.label_fraction, args.seed)
         x = {split: features[split][rows] for split, rows in task.rows.items()}

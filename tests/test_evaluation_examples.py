@@ -112,6 +112,35 @@ FOUR = ("macro_auroc", "macro_auprc", "macro_f1_tuned", "macro_f1_at_0.5")
 
 
 @pytest.mark.slow
+def test_linear_probe_of_a_loaded_a_random_and_a_per_lead_tower(work):
+    command = ("linear_probe.py", "--model", "model", "--data_dir", "ptb-xl", "--tasks", "superclass", "rhythm")
+    probe = (*command, "--output", "results/probe.json", "--cache_dir", "probed", "--arm")
+    before = (work / "model/model.safetensors").read_bytes()
+    run(work, *probe, "loaded")
+    run(work, *probe, "random", "--random_init", "--seed", 3)
+    run(work, *probe, "per_lead", "--per_lead")
+    few = run(work, *probe, "loaded", "--label_fraction", 0.5)
+    assert (work / "model/model.safetensors").read_bytes() == before and "loaded superclass (C " in few
+    rows = {arm: rows_of(work, "probe.json", arm=arm) for arm in ("loaded", "random", "per_lead")}
+    values = {}
+    for arm, all_rows in rows.items():
+        whole = [row for row in all_rows if row["label_fraction"] == 1.0]
+        values[arm] = assert_scored(whole, ("superclass", "rhythm"), FOUR)
+    assert len(rows["loaded"]) == 16
+    weights = {arm: all_rows[0]["weights"] for arm, all_rows in rows.items()}
+    assert weights["loaded"] == weights["per_lead"] != weights["random"]
+    assert {row["seed"] for row in rows["random"]} == {3}
+    # An infarction and a block differ in where they are seen.
+    assert values["per_lead"]["superclass", "macro_auroc"] > values["loaded"]["superclass", "macro_auroc"]
+    cached = {path.name: load_file(path) for path in (work / "probed").iterdir()}
+    assert len(cached) == 3
+    leads = next(features for name, features in cached.items() if name.endswith("-leads.safetensors"))
+    pooled = cached[next(name for name in cached if name.startswith(weights["loaded"]) and "leads" not in name)]
+    assert leads["test"].shape == (18, 12 * 32)
+    np.testing.assert_allclose(leads["test"].reshape(18, 12, 32).mean(axis=1), pooled["test"], atol=1e-5)
+
+
+@pytest.mark.slow
 def test_classical_baseline_and_its_files(work):
     out = run(
         work, "baselines.py", "--baseline", "classical", "--data_dir", "ptb-xl", "--tasks", "superclass", "rhythm"

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoFeatureExtractor
 
 from modeling_merit import MeritEcgModel, MeritFeatureExtractor
+from modeling_merit.modeling_merit import MeritEcgModelOutput
 
 from ..builders import SignalView
 from .embeddings import embed_signals, weights_fingerprint
@@ -57,19 +58,50 @@ def load_encoder(
     return encoder.to(device).eval(), extractor
 
 
+def lead_features(output: MeritEcgModelOutput, num_leads: int) -> torch.Tensor:
+    """Mean over time of the vectors of each lead, lead after lead; zero where a lead has no real patch.
+
+    Args:
+        output ([`MeritEcgModelOutput`]): Of whole ECGs, all patches visible.
+        num_leads (`int`): Of the tower.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, num_leads · hidden_size)`
+
+    Example:
+
+    >>> hidden = torch.arange(12.0).view(1, 6, 2)  # two leads of three patches
+    >>> lead_features(MeritEcgModelOutput(last_hidden_state=hidden), 2)
+    tensor([[2., 3., 8., 9.]])
+    """
+    vectors = output.last_hidden_state.unflatten(1, (num_leads, -1))
+    if output.token_mask is None:
+        return vectors.mean(dim=2).flatten(1)
+    real = output.token_mask.unflatten(1, (num_leads, -1))[..., None].to(vectors.dtype)
+    return ((vectors * real).sum(dim=2) / real.sum(dim=2).clamp(min=1)).flatten(1)
+
+
 def embed_tables(
     encoder: MeritEcgModel,
     extractor: MeritFeatureExtractor,
     tables: Mapping[str, datasets.Dataset],
     cache_dir: str | Path | None = None,
     batch_size: int = 128,
+    per_lead: bool = False,
 ) -> tuple[dict[str, np.ndarray], str, str]:
-    """Return the pooled features of every table, and the fingerprints of weights and signals they were made from.
+    """Return the features of every table, and the fingerprints of weights and signals they were made from.
 
     With a `cache_dir` features are computed once per weights, configuration and signals.
 
+    Args:
+        encoder ([`MeritEcgModel`]), extractor ([`MeritFeatureExtractor`]): As `load_encoder` returns them.
+        tables (mapping of `str` to `datasets.Dataset`): With signals in µV at 100 Hz.
+        cache_dir (`str` or `Path`, *optional*), batch_size (`int`).
+        per_lead (`bool`): Take [`lead_features`] instead of the pooled feature.
+
     Returns:
-        `tuple`: float32 features (records, hidden) by table, fingerprint of the weights, fingerprint of the signals.
+        `tuple`: float32 features (records, hidden or leads · hidden) by table, fingerprint of the weights, fingerprint
+        of the signals.
 
     Raises:
         RuntimeError: If the weights changed while embedding.
@@ -78,14 +110,18 @@ def embed_tables(
     settings = hashlib.sha256(encoder.config.to_json_string().encode()).hexdigest()[:8]
     views = {name: SignalView(table) for name, table in tables.items()}
     signals = data_fingerprint(view.signals(range(len(view))) for view in views.values())
-    cache = None if cache_dir is None else Path(cache_dir) / f"{weights}-{settings}-{signals}.safetensors"
+    name = f"{weights}-{settings}-{signals}{'-leads' if per_lead else ''}.safetensors"
+    cache = None if cache_dir is None else Path(cache_dir) / name
     if cache and cache.is_file():
         return load_file(cache), weights, signals
+
+    def encode(batch: torch.Tensor) -> torch.Tensor:
+        output = encoder(batch)
+        return lead_features(output, len(encoder.config.leads)) if per_lead else output.pooler_output
+
     features = {
-        name: embed_signals(
-            lambda batch: encoder(batch).pooler_output, view, extractor.normalize, batch_size, encoder.device, name
-        )
-        for name, view in views.items()
+        split: embed_signals(encode, view, extractor.normalize, batch_size, encoder.device, split)
+        for split, view in views.items()
     }
     if weights_fingerprint(encoder) != weights:
         raise RuntimeError("Expected the frozen encoder to stay as it is, but its weights changed while embedding.")
@@ -95,4 +131,4 @@ def embed_tables(
     return features, weights, signals
 
 
-__all__ = ["SAMPLING_RATE", "embed_tables", "load_encoder", "load_extractor"]
+__all__ = ["SAMPLING_RATE", "embed_tables", "lead_features", "load_encoder", "load_extractor"]
