@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -335,6 +336,31 @@ def test_compare_refuses_what_cannot_be_compared(monkeypatch, capsys, prediction
     assert "Rename it" in refusal(good, "nameless")
     assert "without ecg_id" in refusal(good, "empty")
     assert "Run linear_probe.py first" in refusal(good, "absent")
+
+
+def test_tables_of_rows_and_of_pairs(monkeypatch, capsys, tmp_path):
+    def row(seed, value, **names):
+        about = {"task": "all", "metric": "macro_auroc", "label_fraction": 1.0, "seed": seed}
+        return about | names | {"value": value, "difference": value, "ci_low": value - 0.01, "ci_high": value + 0.02}
+
+    def table(rows, *arguments):
+        (tmp_path / "rows.json").write_text(json.dumps(rows))
+        monkeypatch.setattr("sys.argv", ["tabulate_results.py", str(tmp_path / "rows.json"), *arguments])
+        runpy.run_path(str(EXAMPLES / "tabulate_results.py"), run_name="__main__")
+        return capsys.readouterr().out.splitlines()
+
+    rows = [row(0, 0.8, arm="joint"), row(1, 0.9, arm="joint"), row(0, 0.7, arm="masked", task="form")]
+    for each in rows:
+        del each["difference"]
+    assert table(rows)[0] == "| macro_auroc, 100% of the labels | all | form |"
+    assert table(rows)[2:] == ["| joint | 0.850 ± 0.071 |  |", "| masked |  | 0.700 [0.690, 0.720] |"]
+    assert len(table(rows, "--tasks", "form")) == 3
+    pairs = [row(0, 0.02, arm_a="joint", arm_b="masked"), row(1, 0.03, arm_a="joint", arm_b="masked")]
+    assert table(pairs)[2] == "| joint - masked | +2.5 (+2.0, +3.0) |"
+    assert table(pairs[:1])[2] == "| joint - masked | +2.0 [+1.0, +4.0] |"
+    with pytest.raises(SystemExit):
+        table(rows, "--label_fraction", "0.1")
+    assert "There are: macro_auroc at 1." in capsys.readouterr().err
 
 
 def test_zero_shot_refuses_incomplete_prompts(monkeypatch, capsys, tmp_path):
