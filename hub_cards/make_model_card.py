@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
 TERMS = ("reconstruction_loss", "reconstruction_information", "contrastive_loss", "text_information")
@@ -22,10 +22,14 @@ def curve_rows(curves: list[dict]) -> str:
     return "\n".join(rows)
 
 
-def evaluation_rows(results: Path | None, arm: str) -> str:
-    """A table of the arm's rows at all labels, or a sentence that there are none."""
+def evaluation_rows(results: Path | None, arm: str, seed: int) -> list[dict]:
+    """The rows of this checkpoint at all labels; other seeds of its arm are other checkpoints."""
     rows = json.loads(results.read_text(encoding="utf-8")) if results else []
-    rows = [row for row in rows if row["arm"] == arm and row["label_fraction"] == 1]
+    return [row for row in rows if row["arm"] == arm and row["label_fraction"] == 1 and row["seed"] == seed]
+
+
+def evaluation_table(rows: list[dict]) -> str:
+    """The rows as a table, or a sentence that there are none."""
     if not rows:
         return "Not evaluated."
     lines = ["| task | metric | value | 95 % interval | records |", "|---|---|---|---|---|"]
@@ -33,6 +37,22 @@ def evaluation_rows(results: Path | None, arm: str) -> str:
         interval = f"{row['ci_low']:.3f} to {row['ci_high']:.3f}"
         lines.append(f"| {row['task']} | {row['metric']} | {row['value']:.3f} | {interval} | {row['n']} |")
     return "\n".join(lines)
+
+
+def model_index(rows: list[dict]) -> list[EvalResult]:
+    """The rows as the Hub reads them from a card's header."""
+    return [
+        EvalResult(
+            task_type="ecg-classification",
+            dataset_type="ptb_xl",
+            dataset_name=f"PTB-XL, {row['task']}",
+            dataset_config=row["task"],
+            dataset_split="fold 10",
+            metric_type=row["metric"],
+            metric_value=round(row["value"], 4),
+        )
+        for row in rows
+    ]
 
 
 def main():
@@ -44,7 +64,11 @@ def main():
     args = parser.parse_args()
 
     run = json.loads((args.checkpoint / "pretraining_results.json").read_text(encoding="utf-8"))
+    rows = evaluation_rows(args.results, args.arm, run["seed"])
+    name = args.repo_id.split("/")[-1]
     data = ModelCardData(
+        model_name=name,
+        eval_results=model_index(rows) or None,
         language=["de", "en"],
         license="apache-2.0",
         library_name="transformers",
@@ -54,7 +78,7 @@ def main():
     card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        model_name=args.repo_id.split("/")[-1],
+        model_name=name,
         repo_id=args.repo_id,
         training_records=run["train_records"],
         steps=run["curves"][-1]["step"],
@@ -66,7 +90,7 @@ def main():
         seed=run["seed"],
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         curves=curve_rows(run["curves"]),
-        evaluation=evaluation_rows(args.results, args.arm),
+        evaluation=evaluation_table(rows),
     )
     card.save(args.checkpoint / "README.md")
     print(args.checkpoint / "README.md")
