@@ -92,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_convert)
     command = commands.add_parser("embed", parents=[model], help="write a table with one embedding per file")
     command.add_argument("--out", type=Path, required=True, metavar="OUT.parquet")
+    command.add_argument(
+        "--features",
+        default="aligned",
+        choices=tuple(FEATURES),
+        help="aligned: unit vectors to compare with texts; pooled: the tower's mean, for classifiers; leads: its mean "
+        "of every lead, one after the other",
+    )
     command.set_defaults(run=_embed)
     command = commands.add_parser("classify", parents=[model], help="compare each file with prompts")
     command.add_argument("--prompts", nargs="+", required=True)
@@ -238,6 +245,13 @@ def _check_folder(out: Path) -> None:
         raise ValueError(f"There is no folder {str(out.parent)!r}. Make it first.")
 
 
+FEATURES: dict[str, Callable] = {
+    "aligned": lambda model, *ecg: model.get_ecg_features(*ecg),
+    "pooled": lambda model, *ecg: model.ecg_model(*ecg).pooler_output,
+    "leads": lambda model, *ecg: model.ecg_model.get_lead_features(*ecg).flatten(1),
+}
+
+
 def _embed(args: argparse.Namespace) -> int:
     import pandas as pd
 
@@ -247,7 +261,7 @@ def _embed(args: argparse.Namespace) -> int:
     failures: list[str] = []
     rows = []
     for file, inputs, model, _ in _prepared(args, "AutoModel", failures):
-        embedding = model.get_ecg_features(inputs["input_values"], inputs["ecg_mask"])[0]
+        embedding = FEATURES[args.features](model, inputs["input_values"], inputs["ecg_mask"])[0]
         rows.append({"file": file, "embedding": embedding.float().numpy()})
     table = pd.DataFrame(rows, columns=["file", "embedding"])
     table.attrs["disclaimer"] = DISCLAIMER

@@ -171,6 +171,15 @@ class TestModelCommands:
         assert torch.linalg.vector_norm(first).item() == pytest.approx(1, abs=1e-5)
         assert torch.dot(first, second).item() > 0.999
 
+    def test_embed_writes_the_features_asked_for(self, checkpoint, wave_file, tmp_path):
+        rows = {}
+        for kind in ("pooled", "leads"):
+            out = tmp_path / f"{kind}.parquet"
+            assert main(["embed", wave_file, "--model", checkpoint, "--out", str(out), "--features", kind]) == 0
+            rows[kind] = pd.read_parquet(out)["embedding"][0]
+        assert rows["leads"].size == 12 * rows["pooled"].size
+        np.testing.assert_allclose(rows["leads"].reshape(12, -1).mean(axis=0), rows["pooled"], atol=1e-5)
+
     def test_embed_wants_parquet(self, checkpoint, wave_file, capsys):
         assert main(["embed", wave_file, "--model", checkpoint, "--out", "a.csv"]) == 2
         assert ".parquet" in capsys.readouterr().err

@@ -44,6 +44,19 @@ def test_shapes_and_pooling(ecg_model):
     assert output.last_hidden_state.std() > 0.1
 
 
+def test_lead_features_are_the_mean_over_time_of_real_patches(ecg_model):
+    values = ecgs()
+    features = ecg_model.get_lead_features(values)
+    assert features.shape == (2, 12, 16) and close(features.mean(dim=1), ecg_model(values).pooler_output)
+    mask = mask_of(["I", "V2"], 500).clone()
+    mask[:, LEADS.index("V2"), 250:] = False
+    features, output = ecg_model.get_lead_features(values, mask), ecg_model(values, mask)
+    assert features.abs().amax(dim=(0, 2)).nonzero().flatten().tolist() == [0, LEADS.index("V2")]
+    vectors = output.last_hidden_state.unflatten(1, (12, 10))
+    assert close(features[:, 0], vectors[:, 0].mean(dim=1))
+    assert close(features[:, LEADS.index("V2")], vectors[:, LEADS.index("V2"), :5].mean(dim=1))
+
+
 def test_tokens_are_ordered_by_lead_then_time(ecg_model):
     """With attention switched off, changing one patch changes one token."""
     model = build(MeritEcgModel, ecg_config(num_hidden_layers=0))

@@ -463,6 +463,21 @@ class MeritEcgModel(MeritPreTrainedModel):
             pooled = (hidden_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
         return MeritEcgModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, token_mask=token_mask)
 
+    def get_lead_features(
+        self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        """(batch, leads, samples) in mV to (batch, leads, hidden_size): the mean over time of each lead's vectors.
+
+        Twelve times the numbers of the pooled feature, which is the mean over leads too, but they tell what was seen
+        where. A lead without a real patch is zero.
+        """
+        output = self(input_values, ecg_mask, **kwargs)
+        vectors = output.last_hidden_state.unflatten(1, (len(self.config.leads), -1))
+        if output.token_mask is None:
+            return vectors.mean(dim=2)
+        real = output.token_mask.unflatten(1, (len(self.config.leads), -1))[..., None].to(vectors.dtype)
+        return (vectors * real).sum(dim=2) / real.sum(dim=2).clamp(min=1)
+
 
 class MeritModel(MeritPreTrainedModel):
     """ECG tower, text tower and the heads through which they meet.

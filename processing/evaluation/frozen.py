@@ -11,7 +11,6 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoFeatureExtractor
 
 from modeling_merit import MeritEcgModel, MeritFeatureExtractor
-from modeling_merit.modeling_merit import MeritEcgModelOutput
 
 from ..builders import SignalView
 from .embeddings import embed_signals, weights_fingerprint
@@ -58,29 +57,6 @@ def load_encoder(
     return encoder.to(device).eval(), extractor
 
 
-def lead_features(output: MeritEcgModelOutput, num_leads: int) -> torch.Tensor:
-    """Mean over time of the vectors of each lead, lead after lead; zero where a lead has no real patch.
-
-    Args:
-        output ([`MeritEcgModelOutput`]): Of whole ECGs, all patches visible.
-        num_leads (`int`): Of the tower.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, num_leads · hidden_size)`
-
-    Example:
-
-    >>> hidden = torch.arange(12.0).view(1, 6, 2)  # two leads of three patches
-    >>> lead_features(MeritEcgModelOutput(last_hidden_state=hidden), 2)
-    tensor([[2., 3., 8., 9.]])
-    """
-    vectors = output.last_hidden_state.unflatten(1, (num_leads, -1))
-    if output.token_mask is None:
-        return vectors.mean(dim=2).flatten(1)
-    real = output.token_mask.unflatten(1, (num_leads, -1))[..., None].to(vectors.dtype)
-    return ((vectors * real).sum(dim=2) / real.sum(dim=2).clamp(min=1)).flatten(1)
-
-
 def embed_tables(
     encoder: MeritEcgModel,
     extractor: MeritFeatureExtractor,
@@ -97,7 +73,7 @@ def embed_tables(
         encoder ([`MeritEcgModel`]), extractor ([`MeritFeatureExtractor`]): As `load_encoder` returns them.
         tables (mapping of `str` to `datasets.Dataset`): With signals in µV at 100 Hz.
         cache_dir (`str` or `Path`, *optional*), batch_size (`int`).
-        per_lead (`bool`): Take [`lead_features`] instead of the pooled feature.
+        per_lead (`bool`): Take [`~MeritEcgModel.get_lead_features`] instead of the pooled feature.
 
     Returns:
         `tuple`: float32 features (records, hidden or leads · hidden) by table, fingerprint of the weights, fingerprint
@@ -116,8 +92,7 @@ def embed_tables(
         return load_file(cache), weights, signals
 
     def encode(batch: torch.Tensor) -> torch.Tensor:
-        output = encoder(batch)
-        return lead_features(output, len(encoder.config.leads)) if per_lead else output.pooler_output
+        return encoder.get_lead_features(batch).flatten(1) if per_lead else encoder(batch).pooler_output
 
     features = {
         split: embed_signals(encode, view, extractor.normalize, batch_size, encoder.device, split)
@@ -131,4 +106,4 @@ def embed_tables(
     return features, weights, signals
 
 
-__all__ = ["SAMPLING_RATE", "embed_tables", "lead_features", "load_encoder", "load_extractor"]
+__all__ = ["SAMPLING_RATE", "embed_tables", "load_encoder", "load_extractor"]
