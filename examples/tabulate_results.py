@@ -47,7 +47,10 @@ def tabulate(rows, metric, label_fraction=1.0, tasks=None, arms=None):
             f"Expected rows of {metric} at label fraction {label_fraction:g}, got none. There are: "
             f"{', '.join(f'{name} at {fraction:g}' for name, fraction in known)}."
         )
-    lines = [[f"{metric}, {label_fraction:.0%} of the labels", *columns], ["---"] * (len(columns) + 1)]
+    zero_shot = all(task.startswith("zero_shot_") for task in columns)
+    given = "zero-shot" if zero_shot else f"{label_fraction:.0%} of the labels"
+    head = [f"{metric}, {given}", *(task.removeprefix("zero_shot_") if zero_shot else task for task in columns)]
+    lines = [head, ["---"] * len(head)]
     for name in names:
         lines.append([name, *(cell(cells[name, task]) if (name, task) in cells else "" for task in columns)])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)

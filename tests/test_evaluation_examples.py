@@ -355,6 +355,9 @@ def test_tables_of_rows_and_of_pairs(monkeypatch, capsys, tmp_path):
     assert table(rows)[0] == "| macro_auroc, 100% of the labels | all | form |"
     assert table(rows)[2:] == ["| joint | 0.850 ± 0.071 |  |", "| masked |  | 0.700 [0.690, 0.720] |"]
     assert len(table(rows, "--tasks", "form")) == 3
+    prompted = [row(0, 0.6, arm="joint", task="zero_shot_form")]
+    del prompted[0]["difference"]
+    assert table(rows + prompted, "--tasks", "zero_shot_form")[0] == "| macro_auroc, zero-shot | form |"
     pairs = [row(0, 0.02, arm_a="joint", arm_b="masked"), row(1, 0.03, arm_a="joint", arm_b="masked")]
     assert table(pairs)[2] == "| joint - masked | +2.5 (+2.0, +3.0) |"
     assert table(pairs[:1])[2] == "| joint - masked | +2.0 [+1.0, +4.0] |"
