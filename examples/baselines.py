@@ -39,12 +39,6 @@ from modeling_merit.processing.evaluation.ptb_xl_task import (
 from modeling_merit.processing.evaluation.results import data_fingerprint, provenance
 from modeling_merit.processing.evaluation.supervised import Schedule, train_classifier
 
-ARMS = {
-    "classical": "classical",
-    "cnn": "supervised_cnn",
-    "cnn_transformer": "supervised_cnn_transformer",
-}
-
 
 class ResidualBlock(nn.Module):
     """Two convolutions beside a shortcut that averages before it projects (He et al., CVPR 2019, ResNet-D)."""
@@ -203,7 +197,7 @@ def boost(args, tasks, measured):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--baseline", required=True, choices=tuple(ARMS))
+    parser.add_argument("--baseline", required=True, choices=("classical", *NETWORKS))
     parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
     parser.add_argument("--arm", help="Name in the results; default: classical or supervised_ and the network.")
     parser.add_argument("--tasks", nargs="+", default=TASK_NAMES, choices=TASK_NAMES)
@@ -241,7 +235,7 @@ def main():
         probabilities, made_by = train_network(args, tasks, views, accelerator)
     if not accelerator.is_main_process:
         return
-    arm = args.arm or ARMS[args.baseline]
+    arm = args.arm or ("classical" if args.baseline == "classical" else f"supervised_{args.baseline}")
     for task in tasks:
         intervals = record_scores(
             task,
