@@ -29,14 +29,15 @@ def evaluation_rows(results: Path | None, arm: str, seed: int) -> list[dict]:
 
 
 def evaluation_table(rows: list[dict]) -> str:
-    """The rows as a table, or a sentence that there are none."""
+    """The rows as a table with the commands that gave them, or a sentence that there are none."""
     if not rows:
         return "Not evaluated."
     lines = ["| task | metric | value | 95 % interval | records |", "|---|---|---|---|---|"]
     for row in rows:
         interval = f"{row['ci_low']:.3f} to {row['ci_high']:.3f}"
         lines.append(f"| {row['task']} | {row['metric']} | {row['value']:.3f} | {interval} | {row['n']} |")
-    return "\n".join(lines)
+    commands = dict.fromkeys(f"- `{row['command']}` (commit `{row['commit']}`)" for row in rows)
+    return "\n".join([*lines, "", "Commands:", "", *commands])
 
 
 def model_index(rows: list[dict]) -> list[EvalResult]:

@@ -20,10 +20,10 @@ def make_card(folder, *arguments):
 
 def test_card_holds_the_rows_of_its_checkpoint_alone(tmp_path):
     about = {"arm": "joint", "metric": "macro_auroc", "label_fraction": 1.0, "seed": 0, "n": 9, "value": 0.8}
-    about |= {"ci_low": 0.7, "ci_high": 0.9}
+    about |= {"ci_low": 0.7, "ci_high": 0.9, "command": "python probe.py", "commit": "abc"}
     rows = [
         about | {"task": "all"},
-        about | {"task": "zero_shot_all", "value": 0.6},
+        about | {"task": "zero_shot_all", "value": 0.6, "command": "python prompts.py"},
         about | {"task": "all", "seed": 1, "value": 0.11},
         about | {"task": "all", "arm": "masked", "value": 0.22},
         about | {"task": "all", "label_fraction": 0.1, "value": 0.33},
@@ -34,6 +34,7 @@ def test_card_holds_the_rows_of_its_checkpoint_alone(tmp_path):
     assert scores == {("all", "macro_auroc"): 0.8, ("zero_shot_all", "macro_auroc"): 0.6}
     assert card.data.model_name == "heart" and 'from_pretrained("someone/heart"' in card.text
     assert "| all | macro_auroc | 0.800 | 0.700 to 0.900 | 9 |" in card.text and "0.220" not in card.text
+    assert card.text.count("`python probe.py` (commit `abc`)") == 1 and "`python prompts.py`" in card.text
     assert "Not a medical device" in card.text and "| step 1360 |" in card.text
 
 
