@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import setup
 
+PACKAGES = ("readers", "writers", "data", "metrics", "benchmark", "probing", "training")
+
 EXTRAS = {
     "plot": ["matplotlib>=3.8,<4"],
     "formats": ["pydicom>=3,<4", "edfio>=0.4,<1", "defusedxml>=0.7,<1", "h5py>=3.10,<4", "soundfile>=0.12,<1"],
@@ -31,18 +33,18 @@ setup(
     packages=[
         "modeling_merit",
         "modeling_merit.processing",
-        "modeling_merit.processing.readers",
-        "modeling_merit.processing.builders",
-        "modeling_merit.processing.evaluation",
+        *(f"modeling_merit.processing.{name}" for name in PACKAGES),
     ],
     package_dir={
         "modeling_merit": "modeling_merit",
         "modeling_merit.processing": "processing",
-        "modeling_merit.processing.readers": "processing/readers",
-        "modeling_merit.processing.builders": "processing/builders",
-        "modeling_merit.processing.evaluation": "processing/evaluation",
+        **{f"modeling_merit.processing.{name}": f"processing/{name}" for name in PACKAGES},
     },
-    package_data={"modeling_merit": ["py.typed"], "modeling_merit.processing.evaluation": ["*.json", "*/*.py"]},
+    package_data={
+        "modeling_merit": ["py.typed"],
+        "modeling_merit.processing.benchmark": ["*.json"],
+        "modeling_merit.processing.metrics": ["*.json", "*/*.py"],
+    },
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.7,<3",

@@ -25,19 +25,19 @@ from tqdm.auto import tqdm
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from modeling_merit.processing import MeritFeatureExtractor
-from modeling_merit.processing.builders import SignalView
-from modeling_merit.processing.evaluation import features
-from modeling_merit.processing.evaluation.embeddings import embed_signals, weights_fingerprint
-from modeling_merit.processing.evaluation.frozen import SAMPLING_RATE
-from modeling_merit.processing.evaluation.ptb_xl_task import (
+from modeling_merit.processing.benchmark.results import data_fingerprint, provenance
+from modeling_merit.processing.benchmark.tasks import (
     TASK_NAMES,
     describe,
     load_ptb_xl,
     load_task,
     record_scores,
 )
-from modeling_merit.processing.evaluation.results import data_fingerprint, provenance
-from modeling_merit.processing.evaluation.supervised import Schedule, train_classifier
+from modeling_merit.processing.data import SignalView
+from modeling_merit.processing.probing import classical_features as features
+from modeling_merit.processing.probing.embeddings import embed_signals, weights_fingerprint
+from modeling_merit.processing.probing.frozen import SAMPLING_RATE
+from modeling_merit.processing.training.supervised import Schedule, train_classifier
 
 
 class ResidualBlock(nn.Module):
@@ -199,7 +199,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--baseline", required=True, choices=("classical", *NETWORKS))
     parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    parser.add_argument("--arm", help="Name in the results; default: classical or supervised_ and the network.")
+    parser.add_argument("--run", help="Name in the results; default: classical or supervised_ and the network.")
     parser.add_argument("--tasks", nargs="+", default=TASK_NAMES, choices=TASK_NAMES)
     parser.add_argument("--label_fraction", type=float, default=1.0, help="Share of training patients with labels.")
     parser.add_argument("--max_trees", type=int, default=300, help="classical: trees per class at most.")
@@ -235,13 +235,13 @@ def main():
         probabilities, made_by = train_network(args, tasks, views, accelerator)
     if not accelerator.is_main_process:
         return
-    arm = args.arm or ("classical" if args.baseline == "classical" else f"supervised_{args.baseline}")
+    run = args.run or ("classical" if args.baseline == "classical" else f"supervised_{args.baseline}")
     for task in tasks:
         intervals = record_scores(
             task,
             probabilities["validation"][task.name],
             probabilities["test"][task.name],
-            arm=arm,
+            run=run,
             origin=origin,
             output=args.output,
             predictions=args.predictions,
@@ -250,7 +250,7 @@ def main():
             data_fingerprint=fingerprint,
             **made_by,
         )
-        print(f"{arm} {task.name}: {describe(intervals)}", flush=True)
+        print(f"{run} {task.name}: {describe(intervals)}", flush=True)
 
 
 if __name__ == "__main__":

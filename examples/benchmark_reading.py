@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import wfdb
 
-from modeling_merit.processing.builders import PtbXl, SignalView, present_ecg_ids
+from modeling_merit.processing.data import PtbXl, SignalView, present_ecg_ids
 
 
 def parse_args() -> argparse.Namespace:

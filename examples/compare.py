@@ -1,4 +1,4 @@
-"""Paired comparison of two arms on the same records: difference, its bootstrap interval, and a permutation test.
+"""Paired comparison of two runs on the same records: difference, its bootstrap interval, and a permutation test.
 
     python examples/compare.py --a runs/predictions/joint-subclass-1-s0.safetensors \\
         --b runs/predictions/contrastive-subclass-1-s0.safetensors --output results/paired.json
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_merit.processing.evaluation.bootstrap import paired_bootstrap, paired_permutation
-from modeling_merit.processing.evaluation.metrics import METRICS, align_predictions
-from modeling_merit.processing.evaluation.ptb_xl_task import read_predictions
-from modeling_merit.processing.evaluation.results import provenance, update_rows
+from modeling_merit.processing.benchmark.results import provenance, update_rows
+from modeling_merit.processing.benchmark.tasks import read_predictions
+from modeling_merit.processing.metrics.bootstrap import paired_bootstrap, paired_permutation
+from modeling_merit.processing.metrics.classification import METRICS, align_predictions
 
 DEFAULT_METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned", "macro_f1_at_0.5")
-ROW_KEY = ("arm_a", "arm_b", "task", "metric", "label_fraction", "label_fraction_b", "seed_a", "seed_b")
+ROW_KEY = ("run_a", "run_b", "task", "metric", "label_fraction", "label_fraction_b", "seed_a", "seed_b")
 
 
 def align(path_a, path_b, a, b):
@@ -37,8 +37,8 @@ def align(path_a, path_b, a, b):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--a", type=Path, nargs="+", required=True, help="Prediction files of arm A.")
-    parser.add_argument("--b", type=Path, nargs="+", required=True, help="Those of arm B, one for each of A.")
+    parser.add_argument("--a", type=Path, nargs="+", required=True, help="Prediction files of run A.")
+    parser.add_argument("--b", type=Path, nargs="+", required=True, help="Those of run B, one for each of A.")
     parser.add_argument("--metrics", nargs="+", choices=METRICS, help=f"Default: {' '.join(DEFAULT_METRICS)}.")
     parser.add_argument("--n_resamples", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="Of the resampling.")
@@ -54,10 +54,10 @@ def main():
     for path_a, path_b in zip(args.a, args.b):
         a, b = read_predictions(path_a), read_predictions(path_b)
         probabilities_b = align(path_a, path_b, a, b)
-        zero_shot = any(arm.task.startswith("zero_shot") for arm in (a, b))
+        zero_shot = any(run.task.startswith("zero_shot") for run in (a, b))
         # The scores of zero-shot classification are cosines, to which 0.5 means nothing.
         metrics = args.metrics or [name for name in DEFAULT_METRICS if not (zero_shot and name.endswith("0.5"))]
-        print(f"{a.arm} - {b.arm}, {a.task}, {len(a.labels)} records")
+        print(f"{a.run} - {b.run}, {a.task}, {len(a.labels)} records")
         for metric in metrics:
             arguments = (metric, a.labels, a.probabilities, probabilities_b, a.patient_ids, a.thresholds, b.thresholds)
             drawn = paired_bootstrap(*arguments, n_resamples=args.n_resamples, seed=args.seed)
@@ -66,8 +66,8 @@ def main():
                 raise SystemExit(f"Expected a class with positive and negative records for {metric}, got none.")
             rows.append(
                 {
-                    "arm_a": a.arm,
-                    "arm_b": b.arm,
+                    "run_a": a.run,
+                    "run_b": b.run,
                     "task": a.task,
                     "metric": metric,
                     "difference": drawn.difference,

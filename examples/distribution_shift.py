@@ -1,6 +1,6 @@
 """How a frozen encoder and its probe bear what they were not fitted on: corrupted signals, and other data sets.
 
-    python examples/distribution_shift.py --model merit-ecg --data_dir PTB_XL_FOLDER --arm joint
+    python examples/distribution_shift.py --model merit-ecg --data_dir PTB_XL_FOLDER --run joint
 
 fits the linear probe on clean PTB-XL and scores fold 10 under every corruption of `shift.py` at severities 0 to 5
 (`--output`, and `--plot` for the curves). `lead_absent` drops the same leads as `lead_drop`, but tells the model.
@@ -26,23 +26,23 @@ import torch
 from tqdm.auto import tqdm
 
 from modeling_merit.processing import EcgFormatError, read_ecg
-from modeling_merit.processing.builders import SignalView
-from modeling_merit.processing.evaluation.bootstrap import bootstrap_interval
-from modeling_merit.processing.evaluation.embeddings import embed_signals
-from modeling_merit.processing.evaluation.frozen import SAMPLING_RATE, embed_tables, load_encoder
-from modeling_merit.processing.evaluation.label_sets import CPSC2018_LABELS, SPLITS, label_matrix
-from modeling_merit.processing.evaluation.metrics import metric_value
-from modeling_merit.processing.evaluation.probe import logistic_probe
-from modeling_merit.processing.evaluation.protocols import tune_thresholds
-from modeling_merit.processing.evaluation.ptb_xl_task import TASK_NAMES, load_ptb_xl, load_task
-from modeling_merit.processing.evaluation.results import provenance, update_rows
-from modeling_merit.processing.evaluation.shift import SEVERITIES, corrupt, to_concepts
-from modeling_merit.processing.evaluation.subsets import read_shared_split
+from modeling_merit.processing.benchmark.label_sets import CPSC2018_LABELS, SPLITS, label_matrix
+from modeling_merit.processing.benchmark.protocols import tune_thresholds
+from modeling_merit.processing.benchmark.results import provenance, update_rows
+from modeling_merit.processing.benchmark.shift import SEVERITIES, corrupt, to_concepts
+from modeling_merit.processing.benchmark.subsets import read_shared_split
+from modeling_merit.processing.benchmark.tasks import TASK_NAMES, load_ptb_xl, load_task
+from modeling_merit.processing.data import SignalView
+from modeling_merit.processing.metrics.bootstrap import bootstrap_interval
+from modeling_merit.processing.metrics.classification import metric_value
+from modeling_merit.processing.probing.embeddings import embed_signals
+from modeling_merit.processing.probing.frozen import SAMPLING_RATE, embed_tables, load_encoder
+from modeling_merit.processing.probing.logistic_probe import logistic_probe
 
 CORRUPTIONS = (*SEVERITIES, "lead_absent")
 METRICS = ("macro_auroc", "macro_f1_tuned")
-SHIFT_KEY = ("arm", "task", "corruption", "severity", "metric", "seed")
-TRANSFER_KEY = ("arm", "source", "target", "concept", "metric", "seed")
+SHIFT_KEY = ("run", "task", "corruption", "severity", "metric", "seed")
+TRANSFER_KEY = ("run", "source", "target", "concept", "metric", "seed")
 
 
 class CorruptedView:
@@ -103,10 +103,10 @@ def severity_curves(args, origin, encoder, extractor, tables, features):
                 i = bootstrap_interval(
                     metric, y["test"], probabilities, task.patient_ids["test"], thresholds, args.n_resamples
                 )
-                row = {"arm": args.arm, "task": name, "corruption": kind, "severity": severity, "level": level}
+                row = {"run": args.run, "task": name, "corruption": kind, "severity": severity, "level": level}
                 row |= {"metric": metric, "value": i.value, "ci_low": i.low, "ci_high": i.high, "n": len(test_rows)}
                 rows.append(row | {"seed": args.seed, "command": origin["command"], "commit": origin["commit"]})
-            print(f"{args.arm} {name} {kind} {severity}: {METRICS[0]} {rows[-2]['value']:.3f}", flush=True)
+            print(f"{args.run} {name} {kind} {severity}: {METRICS[0]} {rows[-2]['value']:.3f}", flush=True)
     return rows
 
 
@@ -216,7 +216,7 @@ def transfer(args, origin, source, target, rows_of_target):
         if not np.isnan(metric_value("macro_auroc", *part)):
             interval = bootstrap_interval("macro_auroc", *part, patients, n_resamples=args.n_resamples)
             value, low, high = interval.value, interval.low, interval.high
-        row = {"arm": args.arm, "source": source.name, "target": target.name, "concept": concept}
+        row = {"run": args.run, "source": source.name, "target": target.name, "concept": concept}
         row |= {"metric": "macro_auroc" if concept == "mean" else "auroc", "value": value, "ci_low": low}
         row |= {"ci_high": high, "positives": int(part[0].sum()), "n": len(labels), "seed": args.seed}
         rows.append(row | {"command": origin["command"], "commit": origin["commit"]})
@@ -226,7 +226,7 @@ def transfer(args, origin, source, target, rows_of_target):
     )
     defined = sum(row["value"] is not None for row in rows[1:])
     print(
-        f"{args.arm} {source.name} -> {target.name}, {len(labels)} records, {defined} of {len(concepts)} concepts "
+        f"{args.run} {source.name} -> {target.name}, {len(labels)} records, {defined} of {len(concepts)} concepts "
         f"defined: macro AUROC {text}",
         flush=True,
     )
@@ -238,7 +238,7 @@ def parse_args():
     parser.add_argument("--model", required=True, help="Checkpoint folder or Hub id.")
     parser.add_argument("--random_init", action="store_true", help="Keep the architecture, draw the weights anew.")
     parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    parser.add_argument("--arm", required=True, help="Name of this model in the results.")
+    parser.add_argument("--run", required=True, help="Name of this model in the results.")
     parser.add_argument("--tasks", nargs="+", default=("superclass", "rhythm"), choices=TASK_NAMES)
     parser.add_argument("--corruptions", nargs="*", default=CORRUPTIONS, choices=CORRUPTIONS)
     parser.add_argument("--external", nargs="*", default=[], metavar="NAME=FOLDER")

@@ -1,13 +1,13 @@
 """Score generated reports of the test fold, beside the controls that show whether the ECG was looked at.
 
     python examples/evaluate_reports.py --data_dir PTB_XL_FOLDER --retrieval_model merit-ecg \
-        --arms joint=merit-report masked=merit-report-masked --output results/report_generation.json
+        --runs joint=merit-report masked=merit-report-masked --output results/report_generation.json
 
-Arms are models of `train_report_generation.py`, the first one that of the controls: the ECGs of other records
+Runs are models of `train_report_generation.py`, the first one that of the controls: the ECGs of other records
 (`shuffled_ecg`), flat ECGs (`zero_ecg`), the most frequent training report of the language (`most_frequent_report`),
 and the training report nearest to the ECG by the contrastive heads of `--retrieval_model` (`nearest_report`). All are
 told the language of the recorded report, decode greedily, and are scored on every record; empty texts count as zero.
-`--output` gets rows of one value each; beside it lie the differences of the first arm from the others
+`--output` gets rows of one value each; beside it lie the differences of the first run from the others
 (`*_paired.json`) and some reports in full (`*_examples.json`).
 """
 
@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from report_data import ECG_TOKEN, load_reports, read_inputs  # beside this script
 from tqdm.auto import tqdm
 from transformers import AutoProcessor
 
 from modeling_merit import MeritForConditionalGeneration, MeritModel
-from modeling_merit.processing.builders import SignalView, normalize_report
-from modeling_merit.processing.evaluation.report_metrics import compare_reports, report_intervals, report_statistics
-from modeling_merit.processing.evaluation.results import provenance, write_json
-from modeling_merit.processing.evaluation.statements import report_language
+from modeling_merit.processing.benchmark.results import provenance, write_json
+from modeling_merit.processing.data import SignalView, normalize_report
+from modeling_merit.processing.metrics.reports import compare_reports, report_intervals, report_statistics
+from modeling_merit.processing.metrics.statements import report_language
+from modeling_merit.processing.training.report_pairs import ECG_TOKEN, load_reports, read_inputs
 
 NOTICE = "Written by research models; not for clinical use. Not a medical device."
 EXAMPLES = 10
@@ -34,7 +34,7 @@ EXAMPLES = 10
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--arms", nargs="+", required=True, metavar="NAME=FOLDER", help="Models; the first is that of the controls.")
+    add("--runs", nargs="+", required=True, metavar="NAME=FOLDER", help="Models; the first is that of the controls.")
     add("--retrieval_model", help="MERIT checkpoint with contrastive heads, for the control nearest_report.")
     add("--dataset", default="ptb_xl", help="ptb_xl, synthetic, or a folder or Hub id of a Parquet data set.")
     add("--data_dir", help="Folder of PTB-XL (the one with ptbxl_database.csv).")
@@ -51,8 +51,8 @@ def parse_args():
     add("--output", type=Path, default=Path("results/report_generation.json"))
     add("--seed", type=int, default=0)
     args = parser.parse_args()
-    if bad := [arm for arm in args.arms if "=" not in arm]:
-        parser.error(f"Expected --arms NAME=FOLDER ..., got {bad[0]!r}.")
+    if bad := [run for run in args.runs if "=" not in run]:
+        parser.error(f"Expected --runs NAME=FOLDER ..., got {bad[0]!r}.")
     return args
 
 
@@ -108,8 +108,8 @@ def main():
     args = parse_args()
     origin = provenance(seed=args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    arms = dict(arm.split("=", 1) for arm in args.arms)
-    folder = next(iter(arms.values()))
+    runs = dict(run.split("=", 1) for run in args.runs)
+    folder = next(iter(runs.values()))
     table, train = load_reports(args, args.split), load_reports(args, "train")
     if args.max_records:
         table = table.select(range(min(args.max_records, len(table))))
@@ -127,7 +127,7 @@ def main():
     other = np.empty(len(values), dtype=int)
     circle = np.random.default_rng(args.seed).permutation(len(values))
     other[circle] = np.roll(circle, 1)  # a random cycle: no record keeps its own ECG
-    texts = {name: generate(where, signals(where), languages, args, device) for name, where in arms.items()}
+    texts = {name: generate(where, signals(where), languages, args, device) for name, where in runs.items()}
     texts["shuffled_ecg"] = generate(folder, values[other], languages, args, device)
     texts["zero_ecg"] = generate(folder, torch.zeros_like(values), languages, args, device)
     texts["most_frequent_report"] = [pool[own].most_common(1)[0][0] if pool[own] else "" for own in languages]
@@ -137,23 +137,23 @@ def main():
         )
 
     rows, comparisons, scored = [], [], {}
-    run = {"n": len(references), "command": origin["command"], "commit": origin["commit"]}
-    for arm, written in texts.items():
-        scored[arm] = report_statistics(written, references, args.bertscore_model)
-        intervals = report_intervals(scored[arm], patients, args.n_resamples, seed=args.seed)
+    about = {"n": len(references), "command": origin["command"], "commit": origin["commit"]}
+    for run, written in texts.items():
+        scored[run] = report_statistics(written, references, args.bertscore_model)
+        intervals = report_intervals(scored[run], patients, args.n_resamples, seed=args.seed)
         for metric, interval in intervals.items():
             interval = {"value": interval.value, "ci_low": interval.low, "ci_high": interval.high}
-            rows.append({"arm": arm, "metric": metric, **interval, **run})
-        if arm != next(iter(arms)):
-            pairs = compare_reports(scored[next(iter(arms))], scored[arm], patients, args.n_resamples, seed=args.seed)
+            rows.append({"run": run, "metric": metric, **interval, **about})
+        if run != next(iter(runs)):
+            pairs = compare_reports(scored[next(iter(runs))], scored[run], patients, args.n_resamples, seed=args.seed)
             for metric, pair in pairs.items():
                 difference = {"difference": pair.difference, "ci_low": pair.low, "ci_high": pair.high, "p": pair.p}
-                comparisons.append({"arm_a": next(iter(arms)), "arm_b": arm, "metric": metric, **difference, **run})
-        print(f"{arm:22s}", *(f"{name} {intervals[name].value:.3f}" for name in ("rougeL", "bleu_4", "statement_f1")))
+                comparisons.append({"run_a": next(iter(runs)), "run_b": run, "metric": metric, **difference, **about})
+        print(f"{run:22s}", *(f"{name} {intervals[name].value:.3f}" for name in ("rougeL", "bleu_4", "statement_f1")))
     ids = table["ecg_id"][:]
     chosen = args.example_ids or ids[:: max(1, len(ids) // EXAMPLES)][:EXAMPLES]
     examples = [
-        {"ecg_id": ecg_id, "recorded": references[row], **{arm: written[row] for arm, written in texts.items()}}
+        {"ecg_id": ecg_id, "recorded": references[row], **{run: written[row] for run, written in texts.items()}}
         for ecg_id, row in ((ecg_id, ids.index(ecg_id)) for ecg_id in chosen)
     ]
     write_json(args.output, rows)

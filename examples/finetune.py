@@ -1,6 +1,6 @@
 """Fine-tune a MERIT encoder on tasks of PTB-XL, or train the same network from scratch.
 
-    accelerate launch examples/finetune.py --model merit-ecg --data_dir PTB_XL_FOLDER --arm joint_finetuned \\
+    accelerate launch examples/finetune.py --model merit-ecg --data_dir PTB_XL_FOLDER --run joint_finetuned \\
         --output_dir runs/joint-finetuned
 
 One network learns all `--tasks` at once, one output per class; name a single task for a network of its own. Learning
@@ -17,18 +17,18 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from modeling_merit import MeritEcgConfig, MeritForEcgClassification
-from modeling_merit.processing.builders import SignalView
-from modeling_merit.processing.evaluation.embeddings import weights_fingerprint
-from modeling_merit.processing.evaluation.frozen import load_extractor
-from modeling_merit.processing.evaluation.ptb_xl_task import (
+from modeling_merit.processing.benchmark.results import data_fingerprint, provenance, write_json
+from modeling_merit.processing.benchmark.tasks import (
     TASK_NAMES,
     describe,
     load_ptb_xl,
     load_task,
     record_scores,
 )
-from modeling_merit.processing.evaluation.results import data_fingerprint, provenance, write_json
-from modeling_merit.processing.evaluation.supervised import Schedule, train_classifier
+from modeling_merit.processing.data import SignalView
+from modeling_merit.processing.probing.embeddings import weights_fingerprint
+from modeling_merit.processing.probing.frozen import load_extractor
+from modeling_merit.processing.training.supervised import Schedule, train_classifier
 
 
 def build(args, tasks, device):
@@ -67,7 +67,7 @@ def main():
     parser.add_argument("--model", required=True, help="Checkpoint folder or Hub id.")
     parser.add_argument("--from_scratch", action="store_true", help="Keep the architecture, draw the weights anew.")
     parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    parser.add_argument("--arm", required=True, help="Name of this model in the results.")
+    parser.add_argument("--run", required=True, help="Name of this model in the results.")
     parser.add_argument("--tasks", nargs="+", default=TASK_NAMES, choices=TASK_NAMES)
     parser.add_argument("--label_fraction", type=float, default=1.0, help="Share of training patients with labels.")
     parser.add_argument("--epochs", type=int, default=20)
@@ -119,7 +119,7 @@ def main():
             task,
             outcome.probabilities["validation"][task.name],
             outcome.probabilities["test"][task.name],
-            arm=args.arm,
+            run=args.run,
             origin=origin,
             output=args.output,
             predictions=args.predictions,
@@ -128,7 +128,7 @@ def main():
             weights=weights_fingerprint(model),
             data_fingerprint=fingerprint,
         )
-        print(f"{args.arm} {task.name} (epoch {outcome.best_epoch}): {describe(intervals)}", flush=True)
+        print(f"{args.run} {task.name} (epoch {outcome.best_epoch}): {describe(intervals)}", flush=True)
 
 
 if __name__ == "__main__":

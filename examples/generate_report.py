@@ -18,7 +18,7 @@ from transformers import AutoProcessor, set_seed
 
 from modeling_merit import MeritForConditionalGeneration
 from modeling_merit.configuration_merit import PROMPTS
-from modeling_merit.processing.evaluation.statements import find_statements, statement_lexicon
+from modeling_merit.processing.metrics.statements import find_statements, statement_lexicon
 from modeling_merit.processing.readers import read_ecg
 
 NOTICE = "Written by a research model; not for clinical use. Not a medical device."

@@ -10,7 +10,7 @@ states. For each checkpoint, and for the first one's architecture with random we
 - `r2` and `mi` of the factors, and `r2_given_report` and `mi_given_report` of what is left of them once the statements
   are accounted for: the signal-unique part, I(Z;X|T) in the words of the method.
 
-The arm `report` is a probe on the statements themselves: all that a report can tell, so its `given_report` is zero.
+The run `report` is a probe on the statements themselves: all that a report can tell, so its `given_report` is zero.
 Mutual information is scikit-learn's nearest-neighbour estimate between truth and the probe's output on test records.
 By the data processing inequality it is what the representation holds at least, up to the estimator's error.
 """
@@ -24,16 +24,16 @@ from sklearn.feature_selection import mutual_info_classif, mutual_info_regressio
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from modeling_merit.processing.builders import SyntheticEcg
-from modeling_merit.processing.builders.simulation import FACTORS
-from modeling_merit.processing.evaluation.bootstrap import bootstrap_interval, patient_weights
-from modeling_merit.processing.evaluation.frozen import SAMPLING_RATE, embed_tables, load_encoder
-from modeling_merit.processing.evaluation.label_sets import SPLITS, label_matrix
-from modeling_merit.processing.evaluation.probe import logistic_probe
-from modeling_merit.processing.evaluation.results import provenance, update_rows
+from modeling_merit.processing.benchmark.label_sets import SPLITS, label_matrix
+from modeling_merit.processing.benchmark.results import provenance, update_rows
+from modeling_merit.processing.data import SyntheticEcg
+from modeling_merit.processing.data.simulation import FACTORS
+from modeling_merit.processing.metrics.bootstrap import bootstrap_interval, patient_weights
+from modeling_merit.processing.probing.frozen import SAMPLING_RATE, embed_tables, load_encoder
+from modeling_merit.processing.probing.logistic_probe import logistic_probe
 
 ALPHAS = 10.0 ** np.arange(-2, 6)
-ROW_KEY = ("arm", "factor", "metric", "seed")
+ROW_KEY = ("run", "factor", "metric", "seed")
 
 
 def r2(truth, predicted, weights=None):
@@ -118,44 +118,44 @@ def main():
     args = parser.parse_args()
     models = dict(text.partition("=")[::2] for text in args.models)
     if not all(models.values()) or {"random", "report"} & set(models):
-        parser.error(f"Expected --models ARM=CHECKPOINT, other arms than random and report, got {args.models}.")
+        parser.error(f"Expected --models ARM=CHECKPOINT, other runs than random and report, got {args.models}.")
 
     origin = provenance(seed=args.seed)
     tables, labels, classes, factors = load_cohort(args)
     patients = np.array(tables["test"]["patient_id"])
-    arms = {"report": ({split: part.astype(np.float64) for split, part in labels.items()}, None)}
-    for arm, (model, random_init) in {
+    runs = {"report": ({split: part.astype(np.float64) for split, part in labels.items()}, None)}
+    for run, (model, random_init) in {
         "random": (next(iter(models.values())), True),
-        **{arm: (model, False) for arm, model in models.items()},
+        **{run: (model, False) for run, model in models.items()},
     }.items():
         encoder, extractor = load_encoder(model, random_init, args.seed, args.device)
-        arms[arm] = embed_tables(
+        runs[run] = embed_tables(
             encoder, extractor, {split: tables[split] for split in SPLITS}, None, args.batch_size
         )[:2]
 
     rows = []
-    for arm, (x, weights) in arms.items():
+    for run, (x, weights) in runs.items():
         found = {
             ("signal", name): audit_factor(x, y, labels, patients, args.seed, args.n_resamples)
             for name, y in factors.items()
         }
-        if arm != "report":  # the statements tell themselves
+        if run != "report":  # the statements tell themselves
             statements = audit_statements(x, labels, classes, patients, args.seed, args.n_resamples)
             found |= {("report", name): metrics for name, metrics in statements.items()}
         for (known_from, factor), metrics in found.items():
             for metric, (value, low, high) in metrics.items():
-                row = {"arm": arm, "factor": factor, "known_from": known_from, "metric": metric}
+                row = {"run": run, "factor": factor, "known_from": known_from, "metric": metric}
                 row |= {"value": float(value), "ci_low": None if low is None else float(low)}
                 n = int((~np.isnan(factors[factor]["test"])).sum()) if factor in factors else len(patients)
                 row |= {"ci_high": None if high is None else float(high), "n": n, "seed": args.seed}
                 rows.append(row | {"weights": weights, "command": origin["command"], "commit": origin["commit"]})
-        own = [row for row in rows if row["arm"] == arm]
+        own = [row for row in rows if row["run"] == run]
         means = {
             metric: np.mean([row["value"] for row in own if row["metric"] == metric])
             for metric in ("auroc", "r2", "r2_given_report", "mi_given_report")
             if any(row["metric"] == metric for row in own)
         }
-        print(f"{arm}: " + "  ".join(f"mean {name} {value:.3f}" for name, value in means.items()), flush=True)
+        print(f"{run}: " + "  ".join(f"mean {name} {value:.3f}" for name, value in means.items()), flush=True)
     update_rows(args.output, rows, ROW_KEY)
 
 

@@ -1,6 +1,6 @@
 """Linear probe of a frozen MERIT encoder on the tasks of PTB-XL.
 
-    python examples/linear_probe.py --model merit-ecg --data_dir PTB_XL_FOLDER --arm joint --output results/ptb_xl.json
+    python examples/linear_probe.py --model merit-ecg --data_dir PTB_XL_FOLDER --run joint --output results/ptb_xl.json
 
 The encoder embeds every record once (evaluation mode, weights unchanged, checked by hash). For each task a logistic
 regression is fitted on folds 1-8, its C and one threshold per class are chosen on fold 9, and fold 10 is scored once,
@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 
-from modeling_merit.processing.evaluation.frozen import embed_tables, load_encoder
-from modeling_merit.processing.evaluation.probe import logistic_probe
-from modeling_merit.processing.evaluation.ptb_xl_task import (
+from modeling_merit.processing.benchmark.results import provenance
+from modeling_merit.processing.benchmark.tasks import (
     TASK_NAMES,
     describe,
     load_ptb_xl,
     load_task,
     record_scores,
 )
-from modeling_merit.processing.evaluation.results import provenance
+from modeling_merit.processing.probing.frozen import embed_tables, load_encoder
+from modeling_merit.processing.probing.logistic_probe import logistic_probe
 
 
 def main():
@@ -33,7 +33,7 @@ def main():
     parser.add_argument("--random_init", action="store_true", help="Keep the architecture, draw the weights anew.")
     parser.add_argument("--per_lead", action="store_true", help="Features of every lead instead of their mean.")
     parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    parser.add_argument("--arm", required=True, help="Name of this model in the results.")
+    parser.add_argument("--run", required=True, help="Name of this model in the results.")
     parser.add_argument("--tasks", nargs="+", default=TASK_NAMES, choices=(*TASK_NAMES, "diagnostic"))
     parser.add_argument("--label_fraction", type=float, default=1.0, help="Share of training records with labels.")
     parser.add_argument("--seed", type=int, default=0)
@@ -58,7 +58,7 @@ def main():
             task,
             probe.val_probabilities,
             probe.test_probabilities,
-            arm=args.arm,
+            run=args.run,
             origin=origin,
             output=args.output,
             predictions=args.predictions,
@@ -68,7 +68,7 @@ def main():
             data_fingerprint=signals,
         )
         chosen = ", ".join(f"{c:g}" for c in sorted(set(probe.c.ravel().tolist())))
-        print(f"{args.arm} {name} (C {chosen}): {describe(intervals)}", flush=True)
+        print(f"{args.run} {name} (C {chosen}): {describe(intervals)}", flush=True)
 
 
 if __name__ == "__main__":

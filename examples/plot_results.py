@@ -16,13 +16,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
-from modeling_merit.processing.builders.ptb_xl_files import read_table
-from modeling_merit.processing.evaluation.bootstrap import bootstrap_interval
-from modeling_merit.processing.evaluation.ptb_xl_task import read_predictions
-from modeling_merit.processing.evaluation.results import provenance, update_rows
+from modeling_merit.processing.benchmark.results import provenance, update_rows
+from modeling_merit.processing.benchmark.tasks import read_predictions
+from modeling_merit.processing.data.ptb_xl_files import read_table
+from modeling_merit.processing.metrics.bootstrap import bootstrap_interval
 
 METRICS = ("macro_auroc", "macro_f1_tuned")
-ROW_KEY = ("arm", "task", "label_fraction", "seed", "subgroup", "level", "metric")
+ROW_KEY = ("run", "task", "label_fraction", "seed", "subgroup", "level", "metric")
 AGE_BANDS = ((0, 40), (40, 55), (55, 70), (70, 85), (85, 301))
 BINS = 10
 
@@ -51,7 +51,7 @@ def plot(predictions, path, max_classes):
     recall.set_title("Precision and recall")
     for axes in (roc, recall, calibration):
         axes.legend(fontsize="x-small")
-    figure.suptitle(f"{predictions.arm}, {predictions.task}: not a medical device")
+    figure.suptitle(f"{predictions.run}, {predictions.task}: not a medical device")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return [predictions.classes[column] for column in columns]
@@ -70,7 +70,7 @@ def subgroups(table, min_records):
 
 def score_subgroups(predictions, table, args, origin):
     """Rows of every subgroup and metric; classes without a positive or negative there are named in the row."""
-    rows, about = [], {name: getattr(predictions, name) for name in ("arm", "task", "label_fraction", "seed")}
+    rows, about = [], {name: getattr(predictions, name) for name in ("run", "task", "label_fraction", "seed")}
     for (subgroup, level), mask in subgroups(table.loc[predictions.ecg_ids], args.min_records).items():
         labels, probabilities = predictions.labels[mask], predictions.probabilities[mask]
         positives = labels.sum(0)
@@ -110,7 +110,7 @@ def main():
             rows += score_subgroups(predictions, table, args, origin)
     for row in rows:
         if row["metric"] == METRICS[0]:
-            where = f"{row['arm']} {row['task']} {row['subgroup']}={row['level']}"
+            where = f"{row['run']} {row['task']} {row['subgroup']}={row['level']}"
             print(f"{where}: {row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}], n={row['n']}")
     if rows:
         update_rows(args.output, rows, ROW_KEY)

@@ -19,7 +19,6 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.tracking import GeneralTracker, on_main_process
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
-from pretrain_data import EcgReportPairs, load_tables, train_tokenizer  # beside this script
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, get_cosine_schedule_with_warmup
@@ -27,8 +26,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, get_cosine_schedu
 from modeling_merit import MeritConfig, MeritForPreTraining
 from modeling_merit.configuration_merit import DECODER_SIZES, SIZES
 from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
-from modeling_merit.processing.builders import normalize_report
-from modeling_merit.processing.evaluation.results import data_fingerprint, provenance, write_json
+from modeling_merit.processing.benchmark.results import data_fingerprint, provenance, write_json
+from modeling_merit.processing.data import normalize_report
+from modeling_merit.processing.training.pairs import EcgReportPairs, load_tables, train_tokenizer
 
 TEXT_TOWER = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 512}
 METRICS = ("loss", "reconstruction_loss", "contrastive_loss", "reconstruction_information", "text_information")

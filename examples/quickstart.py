@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoProcessor
 
 import modeling_merit  # noqa: F401  registers MERIT with the Auto classes
 from modeling_merit.processing import EcgRecord, read_ecg
-from modeling_merit.processing.builders.simulation import FINDINGS, RHYTHMS, simulate_ecg
+from modeling_merit.processing.data.simulation import FINDINGS, RHYTHMS, simulate_ecg
 from modeling_merit.processing.plotting import plot_ecg
 
 UNSEEN_SEED = 10**6  # the records of the synthetic data set are drawn from pairs of numbers, never from a single one

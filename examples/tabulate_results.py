@@ -1,9 +1,9 @@
-"""Markdown tables from result rows: one line per arm, one column per task.
+"""Markdown tables from result rows: one line per run, one column per task.
 
     python examples/tabulate_results.py results/ptb_xl.json --metric macro_auroc
     python examples/tabulate_results.py results/paired.json --metric macro_f1_tuned
 
-A cell of `ptb_xl.json` is the value with its 95 % interval or, where an arm was trained from several seeds, the mean
+A cell of `ptb_xl.json` is the value with its 95 % interval or, where an run was trained from several seeds, the mean
 over them and their standard deviation. A cell of `paired.json` is the difference in points with its interval or, over
 several seeds, the mean of the differences and each of them.
 """
@@ -16,7 +16,7 @@ import numpy as np
 
 
 def cell(rows):
-    """What a table says of the rows of one arm (or pair of arms) and task, one row per seed."""
+    """What a table says of the rows of one run (or pair of runs) and task, one row per seed."""
     if "difference" in rows[0]:
         points = [100 * row["difference"] for row in rows]
         if len(rows) > 1:
@@ -27,20 +27,20 @@ def cell(rows):
     return f"{rows[0]['value']:.3f} [{rows[0]['ci_low']:.3f}, {rows[0]['ci_high']:.3f}]"
 
 
-def tabulate(rows, metric, label_fraction=1.0, tasks=None, arms=None):
-    """The table of one metric; arms and tasks in the order given, or else that of the rows.
+def tabulate(rows, metric, label_fraction=1.0, tasks=None, runs=None):
+    """The table of one metric; runs and tasks in the order given, or else that of the rows.
 
     Raises:
         ValueError: If no row fits.
     """
     cells = {}
     for row in rows:
-        arm = row["arm"] if "arm" in row else f"{row['arm_a']} - {row['arm_b']}"
+        run = row["run"] if "run" in row else f"{row['run_a']} - {row['run_b']}"
         if row["metric"] == metric and row["label_fraction"] == label_fraction:
-            cells.setdefault((arm, row["task"]), []).append(row)
+            cells.setdefault((run, row["task"]), []).append(row)
     columns = tasks or list(dict.fromkeys(task for _, task in cells))
-    present = {arm for arm, task in cells if task in columns}
-    names = [arm for arm in arms or dict.fromkeys(arm for arm, _ in cells) if arm in present]
+    present = {run for run, task in cells if task in columns}
+    names = [run for run in runs or dict.fromkeys(run for run, _ in cells) if run in present]
     if not names:
         known = sorted({(row["metric"], row["label_fraction"]) for row in rows})
         raise ValueError(
@@ -62,10 +62,10 @@ def main():
     parser.add_argument("--metric", default="macro_auroc")
     parser.add_argument("--label_fraction", type=float, default=1.0)
     parser.add_argument("--tasks", nargs="+", help="Columns; default: all tasks.")
-    parser.add_argument("--arms", nargs="+", help="Lines; default: all arms, pairs as 'joint - masked'.")
+    parser.add_argument("--runs", nargs="+", help="Lines; default: all runs, pairs as 'joint - masked'.")
     args = parser.parse_args()
     try:
-        print(tabulate(json.loads(args.rows.read_text()), args.metric, args.label_fraction, args.tasks, args.arms))
+        print(tabulate(json.loads(args.rows.read_text()), args.metric, args.label_fraction, args.tasks, args.runs))
     except ValueError as error:
         parser.error(str(error))
 

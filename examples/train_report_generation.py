@@ -20,14 +20,21 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import ProjectConfiguration, set_seed
 from pretrain import JsonLinesTracker, Progress, refuse_leftovers, saved_checkpoints  # the script beside this one
-from report_data import ECG_TOKEN, Answers, LengthBatches, load_reports, make_examples, train_tokenizer
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, get_cosine_schedule_with_warmup
 
 from modeling_merit import MeritEcgModel, MeritFeatureExtractor, MeritForConditionalGeneration, MeritProcessor
 from modeling_merit.configuration_merit import PROMPTS
-from modeling_merit.processing.evaluation.results import provenance, write_json
+from modeling_merit.processing.benchmark.results import provenance, write_json
+from modeling_merit.processing.training.report_pairs import (
+    ECG_TOKEN,
+    Answers,
+    LengthBatches,
+    load_reports,
+    make_examples,
+    train_tokenizer,
+)
 
 SMALL_LM = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 384}
 

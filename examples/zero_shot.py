@@ -1,6 +1,6 @@
 """Zero-shot classification of PTB-XL: which class's prompts an ECG lies closest to, without training on labels.
 
-    python examples/zero_shot.py --model merit-ecg --data_dir PTB_XL_FOLDER --arm joint --output results/ptb_xl.json
+    python examples/zero_shot.py --model merit-ecg --data_dir PTB_XL_FOLDER --run joint --output results/ptb_xl.json
 
 A class is the mean of its prompts (this project's German and English ones, or those of `--prompts`). Its score is the
 cosine with the ECG less the mean over all classes of the task: how much nearer an ECG is to this class than to the
@@ -17,25 +17,25 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoProcessor
 
-from modeling_merit.processing.builders import SignalView, normalize_report
-from modeling_merit.processing.evaluation.embeddings import embed_signals, weights_fingerprint
-from modeling_merit.processing.evaluation.frozen import load_extractor
-from modeling_merit.processing.evaluation.label_sets import class_names
-from modeling_merit.processing.evaluation.prompts import (
+from modeling_merit.processing.benchmark.label_sets import class_names
+from modeling_merit.processing.benchmark.prompts import (
     LANGUAGES,
     average_prompts,
     flatten_prompts,
     load_prompts,
     read_prompt_file,
 )
-from modeling_merit.processing.evaluation.ptb_xl_task import (
+from modeling_merit.processing.benchmark.results import data_fingerprint, provenance
+from modeling_merit.processing.benchmark.tasks import (
     TASK_NAMES,
     describe,
     load_ptb_xl,
     load_task,
     record_scores,
 )
-from modeling_merit.processing.evaluation.results import data_fingerprint, provenance
+from modeling_merit.processing.data import SignalView, normalize_report
+from modeling_merit.processing.probing.embeddings import embed_signals, weights_fingerprint
+from modeling_merit.processing.probing.frozen import load_extractor
 
 METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned")  # a cosine is no probability: 0.5 means nothing to it
 
@@ -71,7 +71,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="Checkpoint folder or Hub id.")
     parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    parser.add_argument("--arm", required=True, help="Name of this model in the results.")
+    parser.add_argument("--run", required=True, help="Name of this model in the results.")
     parser.add_argument("--tasks", nargs="+", default=("superclass", "subclass", "all"), choices=TASK_NAMES)
     parser.add_argument("--prompts", type=Path, help="JSON of class to text(s), or text lines `CLASS: prompt`.")
     parser.add_argument("--languages", nargs="+", default=LANGUAGES, choices=LANGUAGES, help="Of the own prompts.")
@@ -114,7 +114,7 @@ def main():
             task,
             scores["validation"],
             scores["test"],
-            arm=args.arm,
+            run=args.run,
             origin=origin,
             output=args.output,
             predictions=args.predictions,
@@ -125,7 +125,7 @@ def main():
             score=args.score,
             **fields,
         )
-        print(f"{args.arm} zero-shot {name} ({len(task.classes)} classes): {describe(intervals)}", flush=True)
+        print(f"{args.run} zero-shot {name} ({len(task.classes)} classes): {describe(intervals)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Write the model card of a checkpoint from its own results; every number in it comes from a results file.
 
-python hub_cards/make_model_card.py --checkpoint merit-ecg --results results/ptb_xl.json --arm joint
+python hub_cards/make_model_card.py --checkpoint merit-ecg --results results/ptb_xl.json --run joint
 """
 
 import argparse
@@ -22,10 +22,10 @@ def curve_rows(curves: list[dict]) -> str:
     return "\n".join(rows)
 
 
-def evaluation_rows(results: Path | None, arm: str, seed: int) -> list[dict]:
-    """The rows of this checkpoint at all labels; other seeds of its arm are other checkpoints."""
+def evaluation_rows(results: Path | None, run: str, seed: int) -> list[dict]:
+    """The rows of this checkpoint at all labels; other seeds of its run are other checkpoints."""
     rows = json.loads(results.read_text(encoding="utf-8")) if results else []
-    return [row for row in rows if row["arm"] == arm and row["label_fraction"] == 1 and row["seed"] == seed]
+    return [row for row in rows if row["run"] == run and row["label_fraction"] == 1 and row["seed"] == seed]
 
 
 def evaluation_table(rows: list[dict]) -> str:
@@ -60,12 +60,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path("merit-ecg"), help="Folder written by pretrain.py.")
     parser.add_argument("--results", type=Path, help="Rows written by linear_probe.py.")
-    parser.add_argument("--arm", default="joint", help="Name of this checkpoint in the results.")
+    parser.add_argument("--run", default="joint", help="Name of this checkpoint in the results.")
     parser.add_argument("--repo_id", default="your-name/merit-ecg")
     args = parser.parse_args()
 
     run = json.loads((args.checkpoint / "pretraining_results.json").read_text(encoding="utf-8"))
-    rows = evaluation_rows(args.results, args.arm, run["seed"])
+    rows = evaluation_rows(args.results, args.run, run["seed"])
     name = args.repo_id.split("/")[-1]
     data = ModelCardData(
         model_name=name,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from .readers import EcgRecord
+    from .record import EcgRecord
 
 LAYOUTS = {"3x4": (3, 0), "3x4+1": (3, 1), "3x4+3": (3, 3), "6x2": (6, 0), "6x2+1": (6, 1), "12x1": (12, 0)}
 """Layouts by name (rows x columns for twelve leads + rhythm strips): number of rows, number of rhythm strips."""
@@ -75,7 +75,7 @@ def plot_ecg(
 
     Example:
 
-    >>> from modeling_merit.processing.builders.simulation import simulate_ecg
+    >>> from modeling_merit.processing.data.simulation import simulate_ecg
     >>> figure = plot_ecg(simulate_ecg("sinus_rhythm", seed=0), title="Sinus rhythm, simulated")
     >>> [round(float(inches) * 25.4) for inches in figure.get_size_inches()]  # mm
     [270, 120]

@@ -12,7 +12,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from loopback_hub import LoopbackHub
 from toy_ptb_xl import HIGH_RATE_ECG_IDS
 
-from modeling_merit.processing.builders import PtbXl, SignalView
+from modeling_merit.processing.data import PtbXl, SignalView
 
 CARD = Path(__file__).resolve().parent.parent / "hub_cards" / "dataset_card.md"
 

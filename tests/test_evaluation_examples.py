@@ -18,9 +18,9 @@ from toy_ptb_xl import write_record
 
 from modeling_merit import MeritFeatureExtractor, MeritForEcgClassification, MeritForPreTraining, MeritProcessor
 from modeling_merit.processing import EcgRecord
-from modeling_merit.processing.builders.simulation import simulate_ecg
-from modeling_merit.processing.evaluation.label_sets import class_names
-from modeling_merit.processing.evaluation.ptb_xl_task import read_predictions
+from modeling_merit.processing.benchmark.label_sets import class_names
+from modeling_merit.processing.benchmark.tasks import read_predictions
+from modeling_merit.processing.data.simulation import simulate_ecg
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CONDITIONS = (
@@ -115,20 +115,20 @@ FOUR = ("macro_auroc", "macro_auprc", "macro_f1_tuned", "macro_f1_at_0.5")
 @pytest.mark.slow
 def test_linear_probe_of_a_loaded_a_random_and_a_per_lead_tower(work):
     command = ("linear_probe.py", "--model", "model", "--data_dir", "ptb-xl", "--tasks", "superclass", "rhythm")
-    probe = (*command, "--output", "results/probe.json", "--cache_dir", "probed", "--arm")
+    probe = (*command, "--output", "results/probe.json", "--cache_dir", "probed", "--run")
     before = (work / "model/model.safetensors").read_bytes()
     run(work, *probe, "loaded")
     run(work, *probe, "random", "--random_init", "--seed", 3)
     run(work, *probe, "per_lead", "--per_lead")
     few = run(work, *probe, "loaded", "--label_fraction", 0.5)
     assert (work / "model/model.safetensors").read_bytes() == before and "loaded superclass (C " in few
-    rows = {arm: rows_of(work, "probe.json", arm=arm) for arm in ("loaded", "random", "per_lead")}
+    rows = {run: rows_of(work, "probe.json", run=run) for run in ("loaded", "random", "per_lead")}
     values = {}
-    for arm, all_rows in rows.items():
+    for name, all_rows in rows.items():
         whole = [row for row in all_rows if row["label_fraction"] == 1.0]
-        values[arm] = assert_scored(whole, ("superclass", "rhythm"), FOUR)
+        values[name] = assert_scored(whole, ("superclass", "rhythm"), FOUR)
     assert len(rows["loaded"]) == 16
-    weights = {arm: all_rows[0]["weights"] for arm, all_rows in rows.items()}
+    weights = {run: all_rows[0]["weights"] for run, all_rows in rows.items()}
     assert weights["loaded"] == weights["per_lead"] != weights["random"]
     assert {row["seed"] for row in rows["random"]} == {3}
     # An infarction and a block differ in where they are seen.
@@ -146,7 +146,7 @@ def test_classical_baseline_and_its_files(work):
     out = run(
         work, "baselines.py", "--baseline", "classical", "--data_dir", "ptb-xl", "--tasks", "superclass", "rhythm"
     )
-    values = assert_scored(rows_of(work, "ptb_xl.json", arm="classical"), ("superclass", "rhythm"), FOUR)
+    values = assert_scored(rows_of(work, "ptb_xl.json", run="classical"), ("superclass", "rhythm"), FOUR)
     # Bundle branch block, voltage and rhythm are what the features measure; 144 records suffice to find them.
     assert values["superclass", "macro_auroc"] > 0.9 and values["rhythm", "macro_auroc"] > 0.9
     assert f"macro_auroc {values['superclass', 'macro_auroc']:.3f}" in out
@@ -154,7 +154,7 @@ def test_classical_baseline_and_its_files(work):
     assert predictions.classes == class_names("superclass") and predictions.labels.shape == (12, 5)
     diagnosed = [i for i in range(10, RECORDS + 1, 10) if CONDITIONS[(i - 1) // 10 % 6] not in WITHOUT_DIAGNOSIS]
     assert predictions.ecg_ids.tolist() == diagnosed
-    about = predictions.arm, predictions.task, predictions.label_fraction, predictions.seed
+    about = predictions.run, predictions.task, predictions.label_fraction, predictions.seed
     assert about == ("classical", "superclass", 1.0, 0)
     report = json.loads((work / "runs/predictions/classical-superclass-1-s0.json").read_text())
     assert report["report"]["macro_auroc"] == pytest.approx(values["superclass", "macro_auroc"])
@@ -170,7 +170,7 @@ def test_supervised_network_learns_the_cohort(work, network, parameters):
         work, "baselines.py", "--baseline", network, "--data_dir", "ptb-xl", "--tasks", "superclass", "rhythm",
         "--epochs", 12, "--batch_size", 16, "--learning_rate", 2e-3,
     )  # fmt: skip
-    values = assert_scored(rows_of(work, "ptb_xl.json", arm=f"supervised_{network}"), ("superclass", "rhythm"), FOUR)
+    values = assert_scored(rows_of(work, "ptb_xl.json", run=f"supervised_{network}"), ("superclass", "rhythm"), FOUR)
     assert values["superclass", "macro_auroc"] > 0.8 and values["rhythm", "macro_auroc"] > 0.8
     assert f"{network} of {parameters} parameters" in out
 
@@ -178,10 +178,10 @@ def test_supervised_network_learns_the_cohort(work, network, parameters):
 @pytest.mark.slow
 def test_finetune_saves_a_classifier_that_predicts_what_was_scored(work):
     run(
-        work, "finetune.py", "--model", "model", "--data_dir", "ptb-xl", "--arm", "tuned", "--output_dir", "tuned",
+        work, "finetune.py", "--model", "model", "--data_dir", "ptb-xl", "--run", "tuned", "--output_dir", "tuned",
         "--tasks", "superclass", "--epochs", 3, "--batch_size", 24, "--crop_seconds", 10, "--mixed_precision", "no",
     )  # fmt: skip
-    assert_scored(rows_of(work, "ptb_xl.json", arm="tuned"), ("superclass",), FOUR)
+    assert_scored(rows_of(work, "ptb_xl.json", run="tuned"), ("superclass",), FOUR)
     results = json.loads((work / "tuned/finetuning_results.json").read_text())
     curve = [epoch["validation_macro_auroc"] for epoch in results["curve"]]
     assert results["best_epoch"] == int(np.argmax(curve)) and len(curve) == 3
@@ -198,11 +198,11 @@ def test_finetune_saves_a_classifier_that_predicts_what_was_scored(work):
 @pytest.mark.slow
 def test_finetune_from_scratch_stops_early(work):
     run(
-        work, "finetune.py", "--model", "model", "--from_scratch", "--data_dir", "ptb-xl", "--arm", "scratch",
+        work, "finetune.py", "--model", "model", "--from_scratch", "--data_dir", "ptb-xl", "--run", "scratch",
         "--output_dir", "scratch", "--tasks", "superclass", "rhythm", "--epochs", 30, "--patience", 1,
         "--learning_rate", 1e-6, "--mixed_precision", "bf16", "--lead_dropout", 0.5, "--label_fraction", 0.5,
     )  # fmt: skip
-    rows = rows_of(work, "ptb_xl.json", arm="scratch")
+    rows = rows_of(work, "ptb_xl.json", run="scratch")
     assert {(row["task"], row["label_fraction"]) for row in rows} == {("superclass", 0.5), ("rhythm", 0.5)}
     curve = json.loads((work / "scratch/finetuning_results.json").read_text())["curve"]
     assert len(curve) < 30  # at such a rate nothing improves for long
@@ -213,21 +213,21 @@ def test_finetune_from_scratch_stops_early(work):
 @pytest.mark.slow
 def test_zero_shot_with_own_and_given_prompts(work):
     command = ("zero_shot.py", "--model", "model", "--data_dir", "ptb-xl")
-    run(work, *command, "--arm", "joint", "--tasks", "superclass", "all")
+    run(work, *command, "--run", "joint", "--tasks", "superclass", "all")
     three, tasks = FOUR[:3], ("zero_shot_superclass", "zero_shot_all")
-    own = assert_scored(rows_of(work, "ptb_xl.json", arm="joint"), tasks, three)
+    own = assert_scored(rows_of(work, "ptb_xl.json", run="joint"), tasks, three)
     (work / "prompts.txt").write_text(
         "# one line per prompt\n" + "".join(f"{name}: the sign {name}\n" for name in class_names("superclass"))
     )
-    run(work, *command, "--arm", "given", "--tasks", "superclass", "--prompts", "prompts.txt")
-    given = assert_scored(rows_of(work, "ptb_xl.json", arm="given"), tasks[:1], three)
+    run(work, *command, "--run", "given", "--tasks", "superclass", "--prompts", "prompts.txt")
+    given = assert_scored(rows_of(work, "ptb_xl.json", run="given"), tasks[:1], three)
     assert given["zero_shot_superclass", "macro_auroc"] != own["zero_shot_superclass", "macro_auroc"]
-    entry = rows_of(work, "ptb_xl.json", arm="given")[0]
+    entry = rows_of(work, "ptb_xl.json", run="given")[0]
     assert entry["prompts"] == "prompts.txt" and len(entry["weights"]) == 16
     scores = load_file(work / "runs/predictions/joint-zero_shot_all-1-s0.safetensors")["probabilities"]
     assert scores.shape == (18, 71) and scores.std() > 0
     np.testing.assert_allclose((4 * scores - 2).sum(axis=1), 0, atol=1e-4)  # relative to the other classes
-    run(work, *command, "--arm", "cosine", "--tasks", "all", "--score", "cosine")
+    run(work, *command, "--run", "cosine", "--tasks", "all", "--score", "cosine")
     cosines = load_file(work / "runs/predictions/cosine-zero_shot_all-1-s0.safetensors")["probabilities"]
     relative = cosines - cosines.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(relative, scores - 0.5, atol=1e-5)
@@ -251,7 +251,7 @@ def test_distribution_shift_and_transfer(work, tmp_path):
     (challenge / "A0000.dat").write_bytes(b"short")
     (cpsc / "REFERENCE.csv").write_text("\n".join(reference) + "\n")
     out = run(
-        work, "distribution_shift.py", "--model", "model", "--data_dir", "ptb-xl", "--arm", "joint",
+        work, "distribution_shift.py", "--model", "model", "--data_dir", "ptb-xl", "--run", "joint",
         "--tasks", "superclass", "--corruptions", "gain", "lead_drop", "lead_absent", "--plot", "curves.png",
         "--external", f"challenge2021={challenge}", f"cpsc2018={cpsc}", "--reverse", "--n_resamples", 100,
     )  # fmt: skip
@@ -277,8 +277,8 @@ def test_information_audit(work):
         work, "information_audit.py", "--models", "joint=model", "--num_records", 600, "--n_resamples", 200,
         "--output", "results/audit.json",
     )  # fmt: skip
-    rows = {(row["arm"], row["factor"], row["metric"]): row for row in rows_of(work, "audit.json")}
-    assert {arm for arm, _, _ in rows} == {"report", "random", "joint"}
+    rows = {(row["run"], row["factor"], row["metric"]): row for row in rows_of(work, "audit.json")}
+    assert {run for run, _, _ in rows} == {"report", "random", "joint"}
     # The report names the rhythm and so a part of the rate, and nothing of what is left of it.
     assert rows["report", "heart_rate", "r2"]["value"] > 0.3
     assert abs(rows["report", "heart_rate", "r2_given_report"]["value"]) < 0.1
@@ -294,7 +294,7 @@ def test_information_audit(work):
 
 @pytest.fixture(scope="module")
 def prediction_files(tmp_path_factory):
-    """Two arms on 300 records of 200 patients, `good` better than `poor`, and other files that do not go with them."""
+    """Two runs on 300 records of 200 patients, `good` better than `poor`, and other files that do not go with them."""
     folder = tmp_path_factory.mktemp("predictions")
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (300, 2)).astype(np.int8)
@@ -315,10 +315,10 @@ def prediction_files(tmp_path_factory):
 def test_compare_aligns_rows_and_tests_the_difference(work, prediction_files):
     good, poor = (prediction_files / f"{name}-rhythm-1-s0.safetensors" for name in ("good", "poor"))
     out = run(work, "compare.py", "--a", good, poor, "--b", poor, good, "--n_resamples", 200)
-    rows = {(row["arm_a"], row["metric"]): row for row in rows_of(work, "paired.json")}
+    rows = {(row["run_a"], row["metric"]): row for row in rows_of(work, "paired.json")}
     assert len(rows) == 8 and "good - poor, rhythm, 300 records" in out
     forward, backward = rows["good", "macro_auroc"], rows["poor", "macro_auroc"]
-    assert forward["arm_b"] == "poor" and forward["task"] == "rhythm" and forward["n"] == 300
+    assert forward["run_b"] == "poor" and forward["task"] == "rhythm" and forward["n"] == 300
     assert forward["value_a"] == pytest.approx(1.0) and 0.5 < forward["value_b"] < 0.75
     assert forward["ci_low"] > 0 and forward["p"] == pytest.approx(1 / 201)
     assert backward["difference"] == pytest.approx(-forward["difference"])
@@ -349,16 +349,16 @@ def test_tables_of_rows_and_of_pairs(monkeypatch, capsys, tmp_path):
         runpy.run_path(str(EXAMPLES / "tabulate_results.py"), run_name="__main__")
         return capsys.readouterr().out.splitlines()
 
-    rows = [row(0, 0.8, arm="joint"), row(1, 0.9, arm="joint"), row(0, 0.7, arm="masked", task="form")]
+    rows = [row(0, 0.8, run="joint"), row(1, 0.9, run="joint"), row(0, 0.7, run="masked", task="form")]
     for each in rows:
         del each["difference"]
     assert table(rows)[0] == "| macro_auroc, 100% of the labels | all | form |"
     assert table(rows)[2:] == ["| joint | 0.850 ± 0.071 |  |", "| masked |  | 0.700 [0.690, 0.720] |"]
     assert len(table(rows, "--tasks", "form")) == 3
-    prompted = [row(0, 0.6, arm="joint", task="zero_shot_form")]
+    prompted = [row(0, 0.6, run="joint", task="zero_shot_form")]
     del prompted[0]["difference"]
     assert table(rows + prompted, "--tasks", "zero_shot_form")[0] == "| macro_auroc, zero-shot | form |"
-    pairs = [row(0, 0.02, arm_a="joint", arm_b="masked"), row(1, 0.03, arm_a="joint", arm_b="masked")]
+    pairs = [row(0, 0.02, run_a="joint", run_b="masked"), row(1, 0.03, run_a="joint", run_b="masked")]
     assert table(pairs)[2] == "| joint - masked | +2.5 (+2.0, +3.0) |"
     assert table(pairs[:1])[2] == "| joint - masked | +2.0 [+1.0, +4.0] |"
     with pytest.raises(SystemExit):
@@ -374,7 +374,7 @@ def test_zero_shot_refuses_incomplete_prompts(monkeypatch, capsys, tmp_path):
         "m",
         "--data_dir",
         "d",
-        "--arm",
+        "--run",
         "a",
         "--tasks",
         "rhythm",
@@ -391,12 +391,12 @@ def test_zero_shot_refuses_incomplete_prompts(monkeypatch, capsys, tmp_path):
 
 
 def test_shift_and_audit_refuse_bad_arguments(monkeypatch, capsys, tmp_path):
-    shift = ("distribution_shift.py", "--model", "m", "--data_dir", "d", "--arm", "a", "--external")
+    shift = ("distribution_shift.py", "--model", "m", "--data_dir", "d", "--run", "a", "--external")
     assert "got mimic=/nowhere" in fail(monkeypatch, capsys, *shift, "mimic=/nowhere")
     assert "got csn=absent" in fail(monkeypatch, capsys, *shift, "csn=absent")
     audit = ("information_audit.py", "--models")
     assert "ARM=CHECKPOINT" in fail(monkeypatch, capsys, *audit, "joint")
-    assert "other arms than random" in fail(monkeypatch, capsys, *audit, "random=m")
+    assert "other runs than random" in fail(monkeypatch, capsys, *audit, "random=m")
 
 
 @pytest.mark.real_data
@@ -410,7 +410,7 @@ def test_transfer_reads_the_external_recordings(work, data_dir):
         ("challenge2021", "cinc2021"), ("cpsc2018", "cpsc2018_original"), ("csn", "cinc2021/chapman_shaoxing_ningbo"),
     )}  # fmt: skip
     out = run(
-        work, "distribution_shift.py", "--model", "model", "--data_dir", "ptb-xl", "--arm", "real", "--corruptions",
+        work, "distribution_shift.py", "--model", "model", "--data_dir", "ptb-xl", "--run", "real", "--corruptions",
         "--csn_labels", csn_labels, "--n_resamples", 50,
         "--external", *(f"{name}={folder}" for name, folder in folders.items()),
         "--transfer_output", "results/real.json",
@@ -442,6 +442,6 @@ def test_plots_and_subgroups(work):
     }  # fmt: skip
     men, women = (rows["sex", sex, "macro_auroc"] for sex in ("male", "female"))
     assert men["n"] == women["n"] == 90 and men["undefined_classes"] == ["PACE"]
-    assert (men["arm"], men["task"], men["label_fraction"], men["seed"]) == ("made", "rhythm", 0.1, 3)
+    assert (men["run"], men["task"], men["label_fraction"], men["seed"]) == ("made", "rhythm", 0.1, 3)
     # Of the men one negative in five is told from the positives: AUROC 0.2 + 0.8 / 2 for the first class, else 1.
     assert men["value"] == pytest.approx(0.8) and women["value"] == pytest.approx(1.0)

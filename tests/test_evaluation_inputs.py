@@ -12,22 +12,17 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_merit.processing.evaluation import (
-    FEATURE_NAMES,
-    SEVERITIES,
+from modeling_merit.processing.benchmark.label_sets import class_names
+from modeling_merit.processing.benchmark.prompts import (
     average_prompts,
-    class_map,
-    class_names,
-    classical_features,
-    corrupt,
     flatten_prompts,
-    impute,
     load_prompts,
-    metric_value,
     read_prompt_file,
-    to_concepts,
 )
+from modeling_merit.processing.benchmark.shift import SEVERITIES, class_map, corrupt, to_concepts
 from modeling_merit.processing.leads import LIMB_LEADS, STANDARD_LEADS
+from modeling_merit.processing.metrics.classification import metric_value
+from modeling_merit.processing.probing.classical_features import FEATURE_NAMES, classical_features, impute
 
 TASKS = ("all", "diagnostic", "superclass", "subclass", "form", "rhythm", "cpsc2018", "csn")
 
@@ -245,6 +240,6 @@ def test_scores_and_labels_meet_in_shared_concepts():
 
 
 def test_package_data_carry_their_licence():
-    folder = Path(__file__).parent.parent / "processing" / "evaluation"
+    folder = Path(__file__).parent.parent / "processing" / "benchmark"
     statements = json.loads((folder / "ptb_xl_statements.json").read_text(encoding="utf-8"))
     assert re.search("CC BY 4.0", statements["licence"]) and "Wagner" in statements["source"]

@@ -7,19 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeling_merit.processing.evaluation import (
-    align_predictions,
+from modeling_merit.processing.benchmark.label_sets import (
+    CPSC2018_LABELS,
+    PTB_XL_TASKS,
+    SPLITS,
     class_names,
     fold_split,
     label_matrix,
-    literature_subset,
     load_statements,
-    metric_value,
-    patient_subset,
-    read_shared_split,
 )
-from modeling_merit.processing.evaluation.label_sets import CPSC2018_LABELS, PTB_XL_TASKS, SPLITS
-from modeling_merit.processing.evaluation.metrics import auroc
+from modeling_merit.processing.benchmark.subsets import literature_subset, patient_subset, read_shared_split
+from modeling_merit.processing.metrics.classification import align_predictions, auroc, metric_value
 
 CLASSES = {"all": 71, "diagnostic": 44, "superclass": 5, "subclass": 23, "form": 19, "rhythm": 12}
 CLASSES |= {"cpsc2018": 9, "csn": 38, "challenge2021": 26}

@@ -12,19 +12,15 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, precision_recall_curve, roc_auc_score
 
-from modeling_merit.processing.evaluation import (
-    PROTOCOLS,
-    apply_thresholds,
+from modeling_merit.processing.benchmark.protocols import PROTOCOLS, apply_thresholds, score_epochs, tune_thresholds
+from modeling_merit.processing.metrics import classification as m
+from modeling_merit.processing.metrics.bootstrap import (
     bootstrap_interval,
-    classification_report,
-    metric_value,
     paired_bootstrap,
     paired_permutation,
     patient_weights,
-    score_epochs,
-    tune_thresholds,
 )
-from modeling_merit.processing.evaluation import metrics as m
+from modeling_merit.processing.metrics.classification import classification_report, metric_value
 
 MODULE = Path(m.__file__).parent / "ecg_classification"
 

@@ -5,8 +5,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from modeling_merit.processing.evaluation import logistic_probe, metric_value
-from modeling_merit.processing.evaluation.probe import DEFAULT_GRID, fit_logistic
+from modeling_merit.processing.metrics.classification import metric_value
+from modeling_merit.processing.probing.logistic_probe import DEFAULT_GRID, fit_logistic, logistic_probe
 
 
 def _data(seed=0, rows=900, width=12):

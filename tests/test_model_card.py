@@ -19,13 +19,13 @@ def make_card(folder, *arguments):
 
 
 def test_card_holds_the_rows_of_its_checkpoint_alone(tmp_path):
-    about = {"arm": "joint", "metric": "macro_auroc", "label_fraction": 1.0, "seed": 0, "n": 9, "value": 0.8}
+    about = {"run": "joint", "metric": "macro_auroc", "label_fraction": 1.0, "seed": 0, "n": 9, "value": 0.8}
     about |= {"ci_low": 0.7, "ci_high": 0.9, "command": "python probe.py", "commit": "abc"}
     rows = [
         about | {"task": "all"},
         about | {"task": "zero_shot_all", "value": 0.6, "command": "python prompts.py"},
         about | {"task": "all", "seed": 1, "value": 0.11},
-        about | {"task": "all", "arm": "masked", "value": 0.22},
+        about | {"task": "all", "run": "masked", "value": 0.22},
         about | {"task": "all", "label_fraction": 0.1, "value": 0.33},
     ]
     (tmp_path / "rows.json").write_text(json.dumps(rows))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from modeling_merit.processing.builders.simulation import SyntheticRecord, simulate_ecg
+from modeling_merit.processing.data.simulation import SyntheticRecord, simulate_ecg
 from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.plotting import LAYOUTS, plot_ecg
 

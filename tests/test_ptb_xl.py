@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_ptb_xl import ECG_IDS, toy_signal, write_record
 
-from modeling_merit.processing.builders.ptb_xl import PtbXl, PtbXlError, present_ecg_ids
-from modeling_merit.processing.builders.ptb_xl_files import read_signal
+from modeling_merit.processing.data.ptb_xl import PtbXl, PtbXlError, present_ecg_ids
+from modeling_merit.processing.data.ptb_xl_files import read_signal
 from modeling_merit.processing.leads import STANDARD_LEADS
 
 

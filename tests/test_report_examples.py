@@ -153,22 +153,22 @@ def test_generate_report_from_files(report_model, cache, tmp_path):
 @pytest.mark.slow
 def test_evaluate_reports_writes_tidy_rows(report_model, merit, cache, tmp_path):
     output = tmp_path / "results.json"
-    arms = [f"joint={report_model}", f"again={report_model}"]
-    options = ["--arms", *arms, "--retrieval_model", merit, "--n_resamples", 50, "--max_new_tokens", 24]
+    runs = [f"joint={report_model}", f"again={report_model}"]
+    options = ["--runs", *runs, "--retrieval_model", merit, "--n_resamples", 50, "--max_new_tokens", 24]
     run("evaluate_reports.py", *DATA, *options, "--output", output, cache=cache)
     written = json.loads(output.read_text())
-    rows = {(row["arm"], row["metric"]): row for row in written}
-    arms = {"joint", "again", "shuffled_ecg", "zero_ecg", "most_frequent_report", "nearest_report"}
-    assert {arm for arm, _ in rows} == arms
-    keys = {"arm", "metric", "value", "ci_low", "ci_high", "n", "command", "commit"}
+    rows = {(row["run"], row["metric"]): row for row in written}
+    runs = {"joint", "again", "shuffled_ecg", "zero_ecg", "most_frequent_report", "nearest_report"}
+    assert {run for run, _ in rows} == runs
+    keys = {"run", "metric", "value", "ci_low", "ci_high", "n", "command", "commit"}
     assert all(set(row) == keys and row["ci_low"] <= row["ci_high"] for row in written)
     for metric in ("bleu_4", "rougeL", "meteor_exact_stem", "cider_d", "statement_f1", "hallucination_rate"):
         assert rows["joint", metric]["value"] == rows["again", metric]["value"]
     assert rows["most_frequent_report", "empty_rate"]["value"] == 0.0
     paired = json.loads((tmp_path / "results_paired.json").read_text())
-    assert {pair["arm_a"] for pair in paired} == {"joint"}
-    pairs = {(pair["arm_b"], pair["metric"]): pair for pair in paired}
+    assert {pair["run_a"] for pair in paired} == {"joint"}
+    pairs = {(pair["run_b"], pair["metric"]): pair for pair in paired}
     assert pairs["again", "rougeL"]["difference"] == 0.0 and pairs["again", "rougeL"]["p"] == 1.0
     content = json.loads((tmp_path / "results_examples.json").read_text())
-    assert set(content["examples"][0]) == {"ecg_id", "recorded"} | arms
+    assert set(content["examples"][0]) == {"ecg_id", "recorded"} | runs
     assert "not for clinical use" in content["notice"]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import corpus_bleu
 
-import modeling_merit.processing.evaluation.report_metrics as report_metrics_module
-from modeling_merit.processing.evaluation.report_metrics import (
+import modeling_merit.processing.metrics.reports as report_metrics_module
+from modeling_merit.processing.metrics.reports import (
     compare_reports,
     report_intervals,
     report_metrics,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modeling_merit.processing.builders.reports import normalize_report
+from modeling_merit.processing.data.reports import normalize_report
 
 # Words from the alphabet of the repairs, so that the property meets overlapping stems.
 stems = st.lists(

@@ -8,8 +8,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from modeling_merit.processing.evaluation import results
-from modeling_merit.processing.evaluation.results import data_fingerprint, git_commit, provenance, write_json
+from modeling_merit.processing.benchmark import results
+from modeling_merit.processing.benchmark.results import data_fingerprint, git_commit, provenance, write_json
 
 
 def git(folder, *words):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modeling_merit.processing.builders.signal_view import SignalView
+from modeling_merit.processing.data.signal_view import SignalView
 
 ROWS, SHAPE = 25, (12, 30)
 SIGNALS = np.random.default_rng(0).integers(-(2**15), 2**15, (ROWS, *SHAPE), dtype=np.int16)

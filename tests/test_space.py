@@ -26,8 +26,8 @@ from tiny_models import build, merit_config
 
 from modeling_merit import MeritModel
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor
-from modeling_merit.processing.builders.simulation import simulate_ecg
 from modeling_merit.processing.cli import DISCLAIMER
+from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.leads import STANDARD_LEADS
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from modeling_merit.processing.builders.ptb_xl_files import parse_scp_codes
-from modeling_merit.processing.evaluation import load_statements
-from modeling_merit.processing.evaluation.statements import (
+from modeling_merit.processing.benchmark.label_sets import load_statements
+from modeling_merit.processing.data.ptb_xl_files import parse_scp_codes
+from modeling_merit.processing.metrics.statements import (
     extract_statements,
     find_statements,
     report_language,

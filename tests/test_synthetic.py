@@ -14,9 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from modeling_merit.processing.builders.ptb_xl import PtbXl
-from modeling_merit.processing.builders.simulation import CONDITIONS, FACTORS, SyntheticRecord, simulate_ecg
-from modeling_merit.processing.builders.synthetic import SyntheticEcg, write_wfdb
+from modeling_merit.processing.data.ptb_xl import PtbXl
+from modeling_merit.processing.data.simulation import CONDITIONS, FACTORS, SyntheticRecord, simulate_ecg
+from modeling_merit.processing.data.synthetic import SyntheticEcg, write_wfdb
 from modeling_merit.processing.leads import STANDARD_LEADS
 
 L1, L2, L3, AVR, AVL, AVF, V1, V2, V3, V4, V5, V6 = range(12)

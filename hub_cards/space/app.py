@@ -10,7 +10,7 @@ import gradio as gr
 import handlers
 from handlers import KEPT_S, PIECE_S, REPORT_NOTICE, compare, embed, read, report, simulate, statements_in
 
-from modeling_merit.processing.builders.simulation import CONDITIONS
+from modeling_merit.processing.data.simulation import CONDITIONS
 
 NOTICE = "> **Not a medical device.** Research software: not for diagnosis, monitoring or treatment."
 LAUNCH: dict[str, Any] = {"max_file_size": "10mb", "run_history": False, "footer_links": ["api"]}

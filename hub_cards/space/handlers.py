@@ -17,9 +17,9 @@ import torch
 import transformers
 
 import modeling_merit  # noqa: F401  registers MERIT with the Auto classes
-from modeling_merit.processing.builders.simulation import simulate_ecg
+from modeling_merit.processing.benchmark.prompts import load_prompts
 from modeling_merit.processing.cli import DISCLAIMER, REFUSALS, describe
-from modeling_merit.processing.evaluation.prompts import load_prompts
+from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.plotting import DPI, plot_ecg
 from modeling_merit.processing.readers import EcgRecord, detect_format, open_source, read_ecg
 

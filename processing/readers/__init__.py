@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from .record import EcgRecord
+from ..record import EcgRecord
 from .source import MAX_FILE_BYTES, EcgFormatError, Source, millivolts_per, regular_file
 
 FORMATS = {

@@ -10,8 +10,8 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from ..record import EcgRecord
 from .fields import age_at, age_of, number_of, sex_of, time_of
-from .record import EcgRecord
 from .sierra import cut_calibration
 from .source import EcgFormatError, Source, check_size, millivolts_per
 from .xml_safety import has_root, parse_xml

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..record import EcgRecord
 from .fields import number_of
-from .record import EcgRecord
 from .source import EcgFormatError, Source, check_size, is_lead, is_no_ecg, millivolts_per
 
 MAX_TEXT_BYTES = 2**26

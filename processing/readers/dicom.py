@@ -14,8 +14,8 @@ from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.waveforms.numpy_handler import multiplex_array
 
+from ..record import EcgRecord
 from .fields import age_at, age_of, sex_of, time_of
-from .record import EcgRecord
 from .scp import LEAD_CODES
 from .source import MILLIVOLTS_PER_UNIT, EcgFormatError, Source, check_size
 

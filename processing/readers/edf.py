@@ -13,8 +13,8 @@ from typing import Any
 import edfio
 import numpy as np
 
+from ..record import EcgRecord, Recording, resample
 from .fields import age_at
-from .record import EcgRecord, Recording, resample
 from .source import EcgFormatError, Source, check_size, is_no_ecg, millivolts_per
 
 _EDF, _BDF = b"0       ", b"\xffBIOSEMI"

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
+from ..record import EcgRecord, Recording
 from .fields import age_at
-from .record import EcgRecord, Recording
 from .source import MAX_SAMPLING_RATE, EcgFormatError, Source, check_size
 
 MAGIC = b"ISHNE1.0"

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..leads import STANDARD_LEADS
+from ..record import EcgRecord
 from .fields import age_of, sex_of
 from .matlab5 import read_variables
-from .record import EcgRecord
 from .source import MAX_FILE_BYTES, EcgFormatError, Source, check_size, millivolts_per
 
 if TYPE_CHECKING:

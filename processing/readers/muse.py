@@ -11,8 +11,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..leads import STANDARD_LEADS, derive_limb_leads
+from ..record import EcgRecord
 from .fields import age_of, number_of, sex_of, time_of
-from .record import EcgRecord
 from .source import EcgFormatError, Source, check_size
 from .xml_safety import base64_samples, has_root, parse_xml, text_of
 

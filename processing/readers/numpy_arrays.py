@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .record import EcgRecord
+from ..record import EcgRecord
 from .source import MAX_FILE_BYTES, EcgFormatError, Source, check_size, millivolts_per
 
 KEYS = ("signal", "sampling_rate", "leads", "units")

@@ -9,8 +9,8 @@ from datetime import datetime
 
 import numpy as np
 
+from ..record import EcgRecord
 from .fields import age_at, age_of, time_of
-from .record import EcgRecord
 from .scp_huffman import decode_lead, huffman_tables, unpack, unpack_rows
 from .scp_signal import add_reference_beats, beat_locations, bimodal_pieces, restore_bimodal, signal_section
 from .source import EcgFormatError, Source, check_size

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import wfdb
 
-from .record import EcgRecord, Recording, resample
+from ..record import EcgRecord, Recording, resample
 from .source import EcgFormatError, Source, check_size, is_no_ecg, millivolts_per, regular_file, sibling_file
 from .wfdb_header import RECORD_LINE, STORAGE, age_and_sex, count_frames, read_header
 

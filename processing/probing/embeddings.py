@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..builders import SignalView
+from ..data import SignalView
 
 
 def weights_fingerprint(model: nn.Module) -> str:

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from modeling_merit.processing.evaluation.report_metrics import report_intervals, report_metrics, report_statistics
+from modeling_merit.processing.metrics.reports import report_intervals, report_metrics, report_statistics
 
 _DESCRIPTION = """BLEU-1 to BLEU-4, ROUGE-1/2/L, METEOR (exact and stem matches), CIDEr-D, optionally BERTScore, and
 what the reports state: precision, recall and F1 of statements, hallucination and omission rates. Empty reports score

@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 
-from ..builders.reports import normalize_report
+from ..data.reports import normalize_report
 from .bootstrap import Comparison, Interval, patient_weights
 from .statements import extract_statements, report_language, statement_lexicon
 

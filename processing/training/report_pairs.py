@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from pretrain_data import load_split  # beside this file
 from scipy.signal import resample_poly
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import Dataset
@@ -14,9 +13,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from modeling_merit.configuration_merit import PROMPTS
-from modeling_merit.processing.builders import SignalView, normalize_report
-from modeling_merit.processing.evaluation import load_statements
-from modeling_merit.processing.evaluation.statements import report_language
+from modeling_merit.processing.benchmark.label_sets import load_statements
+from modeling_merit.processing.data import SignalView, normalize_report
+from modeling_merit.processing.metrics.statements import report_language
+
+from .pairs import load_split
 
 ECG_TOKEN = "<|ecg|>"
 

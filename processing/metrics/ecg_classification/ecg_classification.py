@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from modeling_merit.processing.evaluation.metrics import align_predictions, classification_report
+from modeling_merit.processing.metrics.classification import align_predictions, classification_report
 
 _DESCRIPTION = """Macro, micro and weighted AUROC, AUPRC and F1 (at 0.5, at thresholds tuned on validation data, and
 the oracle maximum), Brier score and expected calibration error, overall and per class. Undefined classes are named,

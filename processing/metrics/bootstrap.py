@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from .metrics import RANKING_METRICS, decide, metric_value
+from .classification import RANKING_METRICS, decide, metric_value
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from tqdm.auto import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from ..augmentation import augment_ecg
-from ..builders import SignalView
-from .frozen import SAMPLING_RATE
-from .metrics import metric_value
-from .ptb_xl_task import PtbXlTask
+from ..benchmark.tasks import PtbXlTask
+from ..data import SignalView
+from ..metrics.classification import metric_value
+from ..probing.frozen import SAMPLING_RATE
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """One task of PTB-XL from labels to results: which records it has, and how probabilities become rows and files.
 
-Every script that reports on PTB-XL goes through here, so that all arms are scored on the same records in the same way:
+Every script that reports on PTB-XL goes through here, so that all runs are scored on the same records in the same way:
 thresholds from fold 9, fold 10 scored once, intervals over patients.
 """
 
@@ -16,18 +16,18 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from ..builders import PtbXl
-from .bootstrap import Interval, bootstrap_interval
+from ..data import PtbXl
+from ..metrics.bootstrap import Interval, bootstrap_interval
+from ..metrics.classification import classification_report
 from .label_sets import SPLITS, label_matrix
-from .metrics import classification_report
 from .protocols import tune_thresholds
 from .results import update_rows, write_json
 from .subsets import patient_subset
 
 TASK_NAMES = ("all", "superclass", "subclass", "form", "rhythm")
 METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned", "macro_f1_at_0.5")
-STEM = re.compile(r"(?P<arm>.+)-(?P<task>[^-]+)-(?P<label_fraction>[\d.]+)-s(?P<seed>\d+)")
-ROW_KEY = ("arm", "task", "label_fraction", "seed", "metric")
+STEM = re.compile(r"(?P<run>.+)-(?P<task>[^-]+)-(?P<label_fraction>[\d.]+)-s(?P<seed>\d+)")
+ROW_KEY = ("run", "task", "label_fraction", "seed", "metric")
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class PtbXlTask:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a prediction file holds of one arm on the test split of one task.
+    """What a prediction file holds of one run on the test split of one task.
 
     Args:
         ecg_ids, patient_ids (`np.ndarray` of shape `(records,)`).
         labels, probabilities (`np.ndarray` of shape `(records, classes)`).
         thresholds (`np.ndarray` of shape `(classes,)`): From the validation split.
         classes (`list[str]`): Names of the columns.
-        arm (`str`), task (`str`), label_fraction (`float`), seed (`int`): As in the rows of results.
+        run (`str`), task (`str`), label_fraction (`float`), seed (`int`): As in the rows of results.
     """
 
     ecg_ids: np.ndarray
@@ -68,7 +68,7 @@ class Predictions:
     probabilities: np.ndarray
     thresholds: np.ndarray
     classes: list[str]
-    arm: str
+    run: str
     task: str
     label_fraction: float
     seed: int
@@ -131,7 +131,7 @@ def record_scores(
     val_probabilities: np.ndarray,
     test_probabilities: np.ndarray,
     *,
-    arm: str,
+    run: str,
     origin: Mapping[str, Any],
     output: str | Path,
     predictions: str | Path,
@@ -147,10 +147,10 @@ def record_scores(
     Args:
         task (`PtbXlTask`): Whose validation and test labels count.
         val_probabilities, test_probabilities (`np.ndarray` of shape `(records, classes)`): In [0, 1].
-        arm (`str`): Name of the model in the results.
+        run (`str`): Name of the model in the results.
         origin (mapping): What `provenance` returned.
         output (`str` or `Path`): JSON list of rows; rows with the same `ROW_KEY` are replaced.
-        predictions (`str` or `Path`): Folder for `<arm>-<task>-<fraction>-s<seed>.safetensors` and, beside it, a
+        predictions (`str` or `Path`): Folder for `<run>-<task>-<fraction>-s<seed>.safetensors` and, beside it, a
             `.json` with provenance, intervals, every metric and a table per class.
         task_name (`str`, *optional*): Name of the task in the rows when it is not `task.name`.
         label_fraction (`float`), seed (`int`), fields: Entered in the rows as they are.
@@ -171,13 +171,13 @@ def record_scores(
     intervals = {
         metric: bootstrap_interval(metric, labels, test, patients, thresholds, n_resamples) for metric in metrics
     }
-    about = {"arm": arm, "task": name, "label_fraction": label_fraction, "seed": seed}
+    about = {"run": run, "task": name, "label_fraction": label_fraction, "seed": seed}
     common = {"n": len(labels), "command": origin["command"], "commit": origin["commit"], **fields}
     rows = [
         about | {"metric": metric, "value": i.value, "ci_low": i.low, "ci_high": i.high} | common
         for metric, i in intervals.items()
     ]
-    stem = Path(predictions) / f"{arm}-{name}-{label_fraction:g}-s{seed}"
+    stem = Path(predictions) / f"{run}-{name}-{label_fraction:g}-s{seed}"
     stem.parent.mkdir(parents=True, exist_ok=True)
     arrays = {"ecg_id": task.ecg_ids["test"], "patient_id": patients, "labels": labels}
     metadata = {key: str(value) for key, value in about.items()} | {"classes": json.dumps(task.classes)}
@@ -190,10 +190,10 @@ def record_scores(
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read what `record_scores` stored, or an older file that tells arm and task by its name alone.
+    """Read what `record_scores` stored, or an older file that tells run and task by its name alone.
 
     Raises:
-        ValueError: If the file is not a prediction file, or neither it nor its name says of which arm.
+        ValueError: If the file is not a prediction file, or neither it nor its name says of which run.
     """
     arrays = load_file(path)
     with safe_open(path, framework="np") as file:
@@ -205,9 +205,9 @@ def read_predictions(path: str | Path) -> Predictions:
         )
     named = STEM.fullmatch(Path(path).stem)
     about = (named.groupdict() if named else {}) | metadata
-    if missing := [name for name in ("arm", "task", "label_fraction", "seed") if name not in about]:
+    if missing := [name for name in ("run", "task", "label_fraction", "seed") if name not in about]:
         raise ValueError(
-            f"Expected {path} to be called <arm>-<task>-<label fraction>-s<seed>.safetensors, for it does not hold "
+            f"Expected {path} to be called <run>-<task>-<label fraction>-s<seed>.safetensors, for it does not hold "
             f"{', '.join(missing)}. Rename it."
         )
     return Predictions(
@@ -217,7 +217,7 @@ def read_predictions(path: str | Path) -> Predictions:
         probabilities=arrays["probabilities"],
         thresholds=arrays["thresholds"],
         classes=json.loads(metadata["classes"]),
-        arm=about["arm"],
+        run=about["run"],
         task=about["task"],
         label_fraction=float(about["label_fraction"]),
         seed=int(about["seed"]),

@@ -12,9 +12,9 @@ from transformers import AutoFeatureExtractor
 
 from modeling_merit import MeritEcgModel, MeritFeatureExtractor
 
-from ..builders import SignalView
+from ..benchmark.results import data_fingerprint
+from ..data import SignalView
 from .embeddings import embed_signals, weights_fingerprint
-from .results import data_fingerprint
 
 SAMPLING_RATE = 100
 """Hz of the tables that evaluation reads."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from .metrics import auroc, decide, f1, f1_max_oracle, metric_value
+from ..metrics.classification import auroc, decide, f1, f1_max_oracle, metric_value
 
 apply_thresholds = decide
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from modeling_merit.processing.augmentation import augment_ecg
-from modeling_merit.processing.builders import PtbXl, SignalView, SyntheticEcg, normalize_report
+from modeling_merit.processing.data import PtbXl, SignalView, SyntheticEcg, normalize_report
 
 
 def load_split(args, split):

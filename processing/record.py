@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.signal import resample_poly
 
-from ..leads import canonical_leads
-from .source import MAX_SAMPLING_RATE, MILLIVOLTS_PER_UNIT, EcgFormatError, Source, check_size, millivolts_per
+from .leads import canonical_leads
+from .readers.source import MAX_SAMPLING_RATE, MILLIVOLTS_PER_UNIT, EcgFormatError, Source, check_size, millivolts_per
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,19 +132,19 @@ class EcgRecord:
 
     def to_wfdb(self, folder: str | Path) -> Path:
         """Write `<record_id>.hea` and `.dat` to a folder and return the path of the header."""
-        from .write import write_wfdb
+        from .writers.write import write_wfdb
 
         return write_wfdb(self, Path(folder))
 
     def to_edf(self, path: str | Path) -> Path:
         """Write an EDF+ file, 16 bits per sample, and return its path."""
-        from .write import write_edf
+        from .writers.write import write_edf
 
         return write_edf(self, Path(path))
 
     def plot(self, path: str | Path | None = None) -> "Figure":
         """Draw the record on ECG paper with `modeling_merit.processing.plotting.plot_ecg`."""
-        from ..plotting import plot_ecg
+        from .plotting import plot_ecg
 
         return plot_ecg(self, path)
 

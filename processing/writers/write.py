@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from .record import EcgRecord
+    from ..record import EcgRecord
 
 DEFAULT_GAIN = 1000.0  # ADC units per mV: a step of one microvolt
 EDF_RECORD_BYTES = 61440  # EDF+ specification, section 2.1.1: a data record should not be longer

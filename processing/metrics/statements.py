@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..builders.reports import normalize_report
+from ..data.reports import normalize_report
 
 STATUSES = ("present", "possible", "absent")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .metrics import auroc
+from ..metrics.classification import auroc
 
 DEFAULT_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 

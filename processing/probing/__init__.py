@@ -1,0 +1,1 @@
+"""Frozen features and what a simple classifier reads from them."""

@@ -1,0 +1,1 @@
+"""What the training scripts share: pairs, tokenizers and the supervised loop."""

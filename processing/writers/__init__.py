@@ -1,0 +1,1 @@
+"""Writers of ECG files, the mirror of the readers."""
