@@ -38,6 +38,7 @@ from modeling_merit.processing.metrics.classification import metric_value
 from modeling_merit.processing.probing.embeddings import embed_signals
 from modeling_merit.processing.probing.frozen import SAMPLING_RATE, embed_tables, load_encoder
 from modeling_merit.processing.probing.logistic_probe import logistic_probe
+from modeling_merit.processing.units import MICROVOLTS_PER_MILLIVOLT
 
 CORRUPTIONS = (*SEVERITIES, "lead_absent")
 METRICS = ("macro_auroc", "macro_f1_tuned")
@@ -56,7 +57,7 @@ class CorruptedView:
 
     def signals(self, indices):
         """(records, leads, samples) in µV, as a `SignalView` gives them."""
-        signals = self.view.signals(indices).astype(np.float32) / 1000
+        signals = self.view.signals(indices).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
         kind = "lead_drop" if self.kind == "lead_absent" else self.kind
         return 1000 * corrupt(
             signals, kind, self.severity, SAMPLING_RATE, self.ecg_ids[np.asarray(indices)], self.seed

@@ -16,6 +16,7 @@ import modeling_merit  # noqa: F401  registers MERIT with the Auto classes
 from modeling_merit.processing import EcgRecord, read_ecg
 from modeling_merit.processing.data.simulation import FINDINGS, RHYTHMS, simulate_ecg
 from modeling_merit.processing.plotting import plot_ecg
+from modeling_merit.processing.writers import write_wfdb
 
 UNSEEN_SEED = 10**6  # the records of the synthetic data set are drawn from pairs of numbers, never from a single one
 
@@ -23,7 +24,7 @@ UNSEEN_SEED = 10**6  # the records of the synthetic data set are drawn from pair
 def write_synthetic_ecg(folder: str, condition: str) -> Path:
     """Write a synthetic ECG as a WFDB record of 16-bit samples; returns the path of its header."""
     ecg = simulate_ecg(condition, seed=UNSEEN_SEED)
-    return EcgRecord(ecg.signal, ecg.sampling_rate, ecg.leads, record_id="unseen").to_wfdb(folder)
+    return write_wfdb(EcgRecord(ecg.signal, ecg.sampling_rate, ecg.leads, record_id="unseen"), folder)
 
 
 def main():

@@ -10,15 +10,15 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .readers import FORMATS, EcgRecord, detect_format, open_source, read_ecg
+from .record import DISCLAIMER
+from .writers import WRITERS, check_suffix, write_ecg
 
-DISCLAIMER = "Research software, not a medical device: not for diagnosis or treatment."
 REFUSALS = (ValueError, OSError, ImportError)
 """What a file or checkpoint that cannot be used raises; anything else is a fault of this program and shows as one."""
 
@@ -200,42 +200,12 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else list(value)
 
 
-def _write_npz(record: EcgRecord, out: Path) -> Path:
-    arrays: dict[str, Any] = {"signal": record.signal, "sampling_rate": record.sampling_rate}
-    arrays |= {"leads": list(record.leads), "units": "mV"}
-    optional = {"record_id": record.record_id, "age": record.age, "sex": record.sex}
-    arrays |= {key: value for key, value in optional.items() if value is not None}
-    np.savez_compressed(out, **arrays)
-    return out
-
-
-def _write_json(record: EcgRecord, out: Path) -> Path:
-    samples = [
-        [None if math.isnan(x) else x for x in row] for row in record.signal.astype(np.float64).round(6).tolist()
-    ]
-    facts = {"sampling_rate": record.sampling_rate, "leads": list(record.leads), "units": "mV"}
-    out.write_text(
-        json.dumps(facts | {"signal": samples, "disclaimer": DISCLAIMER}, allow_nan=False), encoding="utf-8"
-    )
-    return out
-
-
-WRITERS: dict[str, Callable[[EcgRecord, Path], Path]] = {
-    ".edf": lambda record, out: record.to_edf(out),
-    ".hea": lambda record, out: replace(record, record_id=out.stem).to_wfdb(out.parent),
-    ".npz": _write_npz,
-    ".json": _write_json,
-}
-
-
 def _convert(args: argparse.Namespace) -> int:
-    writer = WRITERS.get(args.out.suffix.lower())
-    if writer is None:
-        raise ValueError(f"Expected a name ending in {', '.join(WRITERS)}, got {args.out.name!r}.")
+    check_suffix(args.out)
     if args.out.exists():
         raise ValueError(f"{args.out} exists already. Remove it or choose another name.")
     _check_folder(args.out)
-    print(f"{writer(read_ecg(args.file, **_facts(args)), args.out)}\n{DISCLAIMER}")
+    print(f"{write_ecg(read_ecg(args.file, **_facts(args)), args.out)}\n{DISCLAIMER}")
     return 0
 
 

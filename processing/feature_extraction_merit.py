@@ -7,22 +7,21 @@ This file travels to the Hub beside the weights, so it imports only siblings.
 import math
 import warnings
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.signal import resample_poly
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
 from .leads import STANDARD_LEADS, canonical_leads, derive_limb_leads
+from .resampling import WINDOW, bridge_nan, resample, resample_invalid
 from .signal_quality import signal_quality
+from .units import MILLIVOLTS_PER_UNIT, millivolts_per
 
 NORMALIZATIONS = ("none", "lead_zscore", "record_zscore")
 NAN_POLICIES = ("raise", "interpolate", "mask")
 EXTRA_LEADS = ("raise", "drop")
-MILLIVOLTS = {"v": 1e3, "mv": 1.0, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "nv": 1e-6}  # both Unicode characters for micro
 PLAUSIBLE_HZ = (10.0, 100_000.0)
 PLAUSIBLE_MV = (0.05, 20.0)  # largest peak-to-peak amplitude of a record: outside, the unit is probably wrong
 MIN_SCALE_MV = 1e-3  # deviations below the resolution of a recorder (1 µV) are not blown up by normalisation
@@ -100,7 +99,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         max_seconds: float = 30.0,
         patch_length: int = 50,
         padding_value: float = 0.0,
-        resample_window: Sequence[Any] = ("kaiser", 5.0),
+        resample_window: Sequence[Any] = WINDOW,
         **kwargs: Any,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
@@ -272,23 +271,15 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         peak_to_peak = np.ptp(signal, axis=-1)
         _warn_amplitude(peak_to_peak.max(axis=-1), indices)
 
-        ratio = _resampling_ratio(self.sampling_rate, rate)
-        samples = max(1, round(signal.shape[-1] * ratio))
-        resampled, unknown = signal, invalid
-        if ratio != 1:
-            window = tuple(self.resample_window)
-            resampled = resample_poly(
-                signal, ratio.numerator, ratio.denominator, axis=-1, window=window, padtype="line"
-            )
-            resampled = resampled[..., :samples]
-            unknown = None if invalid is None else _resample_invalid(invalid, ratio, samples)
+        resampled = resample(signal, rate, self.sampling_rate, self.resample_window)
+        unknown = None if invalid is None else resample_invalid(invalid, rate, self.sampling_rate)
 
         rows = {lead: resampled[:, i] for i, lead in enumerate(leads)}
         valid = {lead: True if unknown is None else ~unknown[:, i] for i, lead in enumerate(leads)}
         derived = derive_limb_leads(rows, self.leads) if self.derive_leads else {}
         valid |= dict.fromkeys(derived, valid["I"] & valid["II"]) if derived else {}
         rows |= derived
-        values = np.zeros((len(batch), self.feature_size, samples), dtype=np.float32)
+        values = np.zeros((len(batch), self.feature_size, resampled.shape[-1]), dtype=np.float32)
         mask = np.zeros(values.shape, dtype=bool)
         for row, lead in enumerate(self.leads):
             if lead in rows:
@@ -347,11 +338,11 @@ def _comparable(key: str, value: Any) -> Any:
         except TypeError:
             raise ValueError(f"Expected `leads` to be a list of lead names, got {value!r}.") from None
     if key == "units":
-        if str(value).strip().lower() not in MILLIVOLTS:
+        if str(value).strip().lower() not in MILLIVOLTS_PER_UNIT:
             raise ValueError(
                 f"Expected `units` to be mV, uV, nV or V, got {value!r}. Divide ADC counts by the gain first."
             )
-        return MILLIVOLTS[str(value).strip().lower()]
+        return millivolts_per(value)
     try:
         rate = math.nan if isinstance(value, (bool, str)) else float(value)
     except (TypeError, ValueError):
@@ -436,34 +427,18 @@ def _bridge_nan(
             f"ECG {indices[index]}, lead {leads[lead]} holds infinite values; expected voltages. Mark them NaN."
         )
     for index, lead in np.argwhere(invalid.any(axis=-1)):
-        bad, row = invalid[index, lead], signal[index, lead]
+        bad = invalid[index, lead]
         if policy == "raise":
             raise ValueError(
                 f"ECG {indices[index]}, lead {leads[lead]} holds {bad.sum()} NaN of {bad.size} samples. "
                 'Pass nan_policy="mask" to hide them from the model, or "interpolate" to bridge them.'
             )
-        row[bad] = 0.0 if bad.all() else np.interp(np.flatnonzero(bad), np.flatnonzero(~bad), row[~bad])
     if invalid.all(axis=(1, 2)).any():
         raise ValueError(f"ECG {indices[int(invalid.all(axis=(1, 2)).argmax())]} holds no valid sample. Leave it out.")
+    signal = bridge_nan(signal)
     if policy == "interpolate":
         invalid = np.broadcast_to(invalid.all(axis=-1, keepdims=True), invalid.shape)
     return signal, invalid
-
-
-def _resampling_ratio(new_rate: float, rate: float) -> Fraction:
-    """Return new_rate / rate as a fraction of moderate terms; the time it errs by is below 2 ms in 30 s."""
-    exact = Fraction(new_rate).limit_denominator(1000) / Fraction(rate).limit_denominator(1000)
-    return exact.limit_denominator(20_000)
-
-
-def _resample_invalid(invalid: np.ndarray, ratio: Fraction, samples: int) -> np.ndarray:
-    """Mark each new sample that has an invalid old one within half a new period, or next to it."""
-    step = float(1 / ratio)
-    centre = np.arange(samples) * step
-    first = np.clip(np.floor(centre - step / 2), 0, None).astype(int)
-    last = np.clip(np.ceil(centre + step / 2), None, invalid.shape[-1] - 1).astype(int)
-    before = np.concatenate([np.zeros_like(invalid[..., :1], dtype=int), invalid.cumsum(axis=-1)], axis=-1)
-    return before[..., last + 1] > before[..., first]
 
 
 def _warn_amplitude(peak_to_peak: np.ndarray, indices: list[int]) -> None:

@@ -6,7 +6,7 @@ arrangement, speed, gain and calibration follow the recommendations for the stan
 """
 
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,8 +15,6 @@ from .leads import STANDARD_LEADS
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from .record import EcgRecord
 
 LAYOUTS = {"3x4": (3, 0), "3x4+1": (3, 1), "3x4+3": (3, 3), "6x2": (6, 0), "6x2+1": (6, 1), "12x1": (12, 0)}
 """Layouts by name (rows x columns for twelve leads + rhythm strips): number of rows, number of rhythm strips."""
@@ -39,8 +37,21 @@ MIN_WIDTH = 85  # of the footer
 Cell = tuple[int, float, float]  # row of the signal, first and last second shown
 
 
+class HasSignal(Protocol):
+    """What is plotted: an `EcgRecord`, or whatever else has its signal in mV, its rate in Hz and its leads."""
+
+    @property
+    def signal(self) -> np.ndarray: ...
+
+    @property
+    def sampling_rate(self) -> float: ...
+
+    @property
+    def leads(self) -> tuple[str, ...]: ...
+
+
 def plot_ecg(
-    record: "EcgRecord",
+    record: HasSignal,
     path: str | PathLike | None = None,
     *,
     title: str | None = None,
@@ -128,7 +139,7 @@ def plot_ecg(
     return figure
 
 
-def _checked_signal(record: "EcgRecord", speed: float, gain: float, layout: str, dpi: float) -> np.ndarray:
+def _checked_signal(record: HasSignal, speed: float, gain: float, layout: str, dpi: float) -> np.ndarray:
     if layout not in LAYOUTS:
         raise ValueError(f"Expected layout to be one of {', '.join(LAYOUTS)}, got {layout!r}.")
     for name, value in (("speed", speed), ("gain", gain), ("dpi", dpi), ("sampling_rate", record.sampling_rate)):

@@ -1,20 +1,53 @@
-"""What a reader returns: `EcgRecord`, or a `Recording` that is read in pieces."""
+"""One ECG in memory: `EcgRecord`, the limits of its size, and `EcgFormatError` for what is no ECG."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from fractions import Fraction
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.signal import resample_poly
 
 from .leads import canonical_leads
-from .readers.source import MAX_SAMPLING_RATE, MILLIVOLTS_PER_UNIT, EcgFormatError, Source, check_size, millivolts_per
+from .resampling import resample_with_gaps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+DISCLAIMER = "Research software, not a medical device: not for diagnosis or treatment."
+"""Stands wherever results are shown."""
+
+MAX_SAMPLES = 2**25
+"""Most samples (leads times length) of one `EcgRecord`: 128 MiB as float32, 46 minutes of 12 leads at 1000 Hz."""
+
+MAX_LEADS = 64
+"""Most leads of one record; more is a damaged header."""
+
+MAX_SAMPLING_RATE = 100_000.0
+"""Highest sampling rate in Hz that is believed."""
+
+
+class EcgFormatError(ValueError):
+    """A file that is not a readable ECG. The only exception a reader raises for a bad file."""
+
+
+def check_size(n_leads: int, n_samples: int, what: str = "The file") -> None:
+    """Refuse a declared size that is empty or above the limits, before anything of that size is allocated.
+
+    Raises:
+        EcgFormatError: If there is no lead, no sample, more than `MAX_LEADS` leads or more than `MAX_SAMPLES` samples.
+    """
+    if n_leads < 1 or n_samples < 1:
+        raise EcgFormatError(
+            f"{what} holds no ECG: expected at least 1 lead and 1 sample, got {n_leads} and {n_samples}."
+        )
+    if n_leads > MAX_LEADS or n_leads * n_samples > MAX_SAMPLES:
+        raise EcgFormatError(
+            f"{what} claims {n_leads} leads of {n_samples} samples; expected at most {MAX_LEADS} leads and "
+            f"{MAX_SAMPLES} "
+            "samples in all. Read a long recording in pieces with `windows`."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,49 +161,14 @@ class EcgRecord:
             return self
         if not 0 < rate <= MAX_SAMPLING_RATE:
             raise ValueError(f"Expected a rate above 0 and at most {MAX_SAMPLING_RATE:.0f} Hz, got {rate}.")
-        return replace(self, signal=resample(self.signal, self.sampling_rate, rate), sampling_rate=rate)
+        signal = resample_with_gaps(self.signal, self.sampling_rate, rate)
+        return replace(self, signal=signal, sampling_rate=rate)
 
-    def to_wfdb(self, folder: str | Path) -> Path:
-        """Write `<record_id>.hea` and `.dat` to a folder and return the path of the header."""
-        from .writers.write import write_wfdb
-
-        return write_wfdb(self, Path(folder))
-
-    def to_edf(self, path: str | Path) -> Path:
-        """Write an EDF+ file, 16 bits per sample, and return its path."""
-        from .writers.write import write_edf
-
-        return write_edf(self, Path(path))
-
-    def plot(self, path: str | Path | None = None) -> "Figure":
+    def plot(self, path: str | PathLike | None = None) -> "Figure":
         """Draw the record on ECG paper with `modeling_merit.processing.plotting.plot_ecg`."""
         from .plotting import plot_ecg
 
         return plot_ecg(self, path)
-
-
-def resample(signal: np.ndarray, rate: float, new_rate: float) -> np.ndarray:
-    """Resample `(leads, samples)` from `rate` to `new_rate` Hz, NaN staying NaN.
-
-    Example:
-
-    >>> resample(np.ones((1, 1000)), 500, 100).shape
-    (1, 200)
-    """
-    ratio = Fraction(new_rate / rate).limit_denominator(10_000)
-    if ratio == 0:
-        raise ValueError(f"Cannot resample from {rate:g} to {new_rate:g} Hz: the ratio is below 1 in 10000.")
-    invalid = np.isnan(signal)
-    time = np.arange(signal.shape[1])
-    bridged = np.array(signal, dtype=np.float64)
-    for row, bad in zip(bridged, invalid):
-        if bad.any():
-            row[bad] = np.interp(time[bad], time[~bad], row[~bad]) if not bad.all() else 0.0
-    # The line through the ends is taken off before filtering: a record with an offset would ring at both ends.
-    result = resample_poly(bridged, ratio.numerator, ratio.denominator, axis=1, padtype="line").astype(np.float32)
-    nearest = np.minimum((np.arange(result.shape[1]) * rate / new_rate).round().astype(int), signal.shape[1] - 1)
-    result[invalid[:, nearest]] = np.nan
-    return result
 
 
 @dataclass(frozen=True)
@@ -189,12 +187,12 @@ class Recording:
 
 
 __all__ = [
-    "MILLIVOLTS_PER_UNIT",
+    "DISCLAIMER",
+    "MAX_LEADS",
+    "MAX_SAMPLES",
+    "MAX_SAMPLING_RATE",
     "EcgFormatError",
     "EcgRecord",
     "Recording",
-    "Source",
     "check_size",
-    "millivolts_per",
-    "resample",
 ]

@@ -16,6 +16,7 @@ from scp_files import difference, huffman, lead_section, scp_file, signal_sectio
 from xml_files import aecg, mortara, muse, sierra, xli_chunk
 
 from modeling_merit.processing.readers import EcgRecord
+from modeling_merit.processing.writers import write_ecg, write_edf, write_wfdb
 
 Seed = bytes | dict[str, bytes]
 """A file, or for WFDB the files of a record by their names; the header comes first."""
@@ -100,7 +101,7 @@ def small_seeds() -> dict[str, list[Seed]]:
     other = group(SIGNAL[:, :60], [channel("I"), channel("II")], label="MEDIAN BEAT")
     stored = np.resize(SIGNAL, (6, 120)) // 10
     chunks = b"".join(xli_chunk(row) for row in stored)
-    edf = _written(lambda record, folder: record.to_edf(folder / "rec.edf"))
+    edf = _written(lambda record, folder: write_edf(record, folder / "rec.edf"))
     return {
         "dicom": [dicom([item, other], PatientAge="046Y"), dicom([item], "1.2.840.10008.1.2")],
         "scp": [scp_file(bodies) for bodies in scp_bodies()],
@@ -112,7 +113,8 @@ def small_seeds() -> dict[str, list[Seed]]:
         "muse": [muse(SIGNAL)],
         "sierra": [sierra(chunks, 120), sierra(stored.astype("<i2").tobytes(), 120, compression="Uncompressed")],
         "mortara": [mortara(SIGNAL, DURATION="250")],
-        "wfdb": [_written(lambda record, folder: record.to_wfdb(folder))],
+        "wfdb": [_written(lambda record, folder: write_wfdb(record, folder))],
+        "json": list(_written(lambda record, folder: write_ecg(record, folder / "rec.json")).values()),
         "csv": _csv(),
     }
 

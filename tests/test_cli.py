@@ -16,6 +16,7 @@ from modeling_merit import MeritModel
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
 from modeling_merit.processing.cli import DISCLAIMER, main
 from modeling_merit.processing.leads import STANDARD_LEADS
+from modeling_merit.processing.writers import write_edf, write_wfdb
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def record() -> EcgRecord:
 
 @pytest.fixture
 def wave_file(record, tmp_path) -> str:
-    return str(record.to_wfdb(tmp_path))
+    return str(write_wfdb(record, tmp_path))
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +80,7 @@ class TestInspect:
         signal = np.random.default_rng(0).normal(size=(2, 1000))
         signal[1] = 0
         signal[0, :100] = np.nan
-        path = EcgRecord(signal * 1000, 100, ("I", "V1")).to_wfdb(tmp_path)
+        path = write_wfdb(EcgRecord(signal * 1000, 100, ("I", "V1")), tmp_path)
         assert main(["inspect", str(path), "--json"]) == 0
         summary = json.loads(capsys.readouterr().out)
         assert summary["quality"]["flat_leads"] == ["V1"]
@@ -88,7 +89,7 @@ class TestInspect:
         assert any("unit" in note for note in summary["notes"][1:])
 
     def test_leads_without_a_row_in_the_model(self, tmp_path, capsys):
-        path = EcgRecord(np.random.default_rng(0).normal(size=(1, 1000)), 100, ("MLII",)).to_wfdb(tmp_path)
+        path = write_wfdb(EcgRecord(np.random.default_rng(0).normal(size=(1, 1000)), 100, ("MLII",)), tmp_path)
         assert main(["inspect", str(path), "--json"]) == 0
         summary = json.loads(capsys.readouterr().out)
         assert summary["quality"] is None
@@ -128,11 +129,17 @@ class TestConvert:
 
     def test_json(self, tmp_path):
         signal = np.array([[0.5, np.nan, -0.25]])
-        path = EcgRecord(signal, 100, ("II",)).to_wfdb(tmp_path)
+        path = write_wfdb(EcgRecord(signal, 100, ("II",)), tmp_path)
         assert main(["convert", str(path), str(tmp_path / "out.json")]) == 0
         content = json.loads((tmp_path / "out.json").read_text())
         assert content.pop("disclaimer") == DISCLAIMER
-        assert content == {"sampling_rate": 100, "leads": ["II"], "units": "mV", "signal": [[0.5, None, -0.25]]}
+        assert content == {
+            "sampling_rate": 100,
+            "leads": ["II"],
+            "units": "mV",
+            "record_id": "ecg",
+            "signal": [[0.5, None, -0.25]],
+        }
 
     def test_messages_name_the_options_of_the_command_line(self, tmp_path, capsys):
         (tmp_path / "a.csv").write_text("time [s],I\n0.00,0.5\n0.01,0.1\n")
@@ -157,7 +164,7 @@ class TestConvert:
 
 class TestModelCommands:
     def test_embed_lists_what_fails_and_goes_on(self, checkpoint, wave_file, record, tmp_path, capsys):
-        edf = str(record.to_edf(tmp_path / "wave.edf"))
+        edf = str(write_edf(record, tmp_path / "wave.edf"))
         out = tmp_path / "embeddings.parquet"
         files = [wave_file, str(tmp_path / "absent.edf"), edf]
         assert main(["embed", *files, "--model", checkpoint, "--out", str(out)]) == 1
@@ -205,7 +212,9 @@ class TestModelCommands:
         assert capsys.readouterr().out.endswith(DISCLAIMER + "\n")
 
     def test_too_long_is_a_failure_or_cut(self, checkpoint, tmp_path, capsys):
-        path = str(EcgRecord(np.random.default_rng(0).normal(size=(12, 6000)), 100, STANDARD_LEADS).to_wfdb(tmp_path))
+        path = str(
+            write_wfdb(EcgRecord(np.random.default_rng(0).normal(size=(12, 6000)), 100, STANDARD_LEADS), tmp_path)
+        )
         command = ["classify", path, "--model", checkpoint, "--prompts", "sinus rhythm", "--json"]
         assert main(command) == 1
         assert "pass `--truncate` to crop it" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from modeling_merit.processing import EcgRecord
 from modeling_merit.processing.benchmark.label_sets import class_names
 from modeling_merit.processing.benchmark.tasks import read_predictions
 from modeling_merit.processing.data.simulation import simulate_ecg
+from modeling_merit.processing.writers import write_wfdb
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 CONDITIONS = (
@@ -245,7 +246,7 @@ def test_distribution_shift_and_transfer(work, tmp_path):
         record = EcgRecord(signal.signal, 500, signal.leads, record_id=f"A{i:04d}")
         for folder in (challenge, cpsc):
             folder.mkdir(exist_ok=True)
-            header = record.to_wfdb(folder)
+            header = write_wfdb(record, folder)
         (challenge / header.name).write_text(header.read_text() + f"#Dx: {snomed}\n")
         reference.append(f"A{i:04d},{number},,")
     (challenge / "A0000.dat").write_bytes(b"short")

@@ -12,6 +12,7 @@ from transformers import AutoProcessor, BatchFeature, PreTrainedTokenizerFast
 
 from modeling_merit.processing import EcgFormatError, EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
 from modeling_merit.processing.leads import STANDARD_LEADS
+from modeling_merit.processing.writers import write_wfdb
 
 LEADS = list(STANDARD_LEADS)
 FACTS = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
@@ -136,7 +137,7 @@ def files(tmp_path):
     for index in range(2):
         signal = np.round(make_ecg(1000, leads=2, seed=index) * 1000) / 1000
         record = EcgRecord(signal, sampling_rate=200, leads=("V1", "II"), record_id=f"r{index}")
-        records.append((record, record.to_wfdb(tmp_path)))
+        records.append((record, write_wfdb(record, tmp_path)))
     return records
 
 

@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 
 from modeling_merit.processing.leads import canonical_leads
 from modeling_merit.processing.readers import EcgFormatError, EcgRecord, read_ecg, windows
-from modeling_merit.processing.readers.source import MAX_SAMPLES, Source, is_no_ecg, sibling_file
+from modeling_merit.processing.readers.source import Source, is_no_ecg, sibling_file
+from modeling_merit.processing.record import MAX_SAMPLES
+from modeling_merit.processing.writers import write_edf, write_wfdb
 
 CSV = b"time [s],I [mV],II [mV]\n0.000,0.1,0.2\n0.002,0.2,0.3\n0.004,0.0,0.1\n"
 
@@ -85,7 +87,7 @@ class TestEcgRecord:
         signal[0, 500:600] = np.nan
         signal[1] = np.nan
         resampled = EcgRecord(signal, 500, ("I", "II")).resample(250)
-        np.testing.assert_array_equal(np.flatnonzero(np.isnan(resampled.signal[0])), np.arange(250, 300))
+        np.testing.assert_array_equal(np.flatnonzero(np.isnan(resampled.signal[0])), np.arange(250, 301))
         assert np.isnan(resampled.signal[1]).all()
         np.testing.assert_allclose(resampled.signal[0, ~np.isnan(resampled.signal[0])], 1, atol=1e-3)
 
@@ -103,7 +105,7 @@ class TestOpening:
             np.testing.assert_allclose(record.signal, [[0.1, 0.2, 0.0], [0.2, 0.3, 0.1]], rtol=1e-6)
 
     def test_name_of_a_file_object_opens_nothing(self, tmp_path):
-        written = make_record().to_wfdb(tmp_path)
+        written = write_wfdb(make_record(), tmp_path)
         upload = io.BytesIO(written.read_bytes())
         upload.name = str(written)
         with pytest.raises(EcgFormatError, match="pass the path"):
@@ -135,7 +137,7 @@ class TestOpening:
             read_ecg(content)
 
     def test_content_wins_over_extension(self, tmp_path):
-        path = make_record().to_edf(tmp_path / "a.edf").rename(tmp_path / "a.csv")
+        path = write_edf(make_record(), tmp_path / "a.edf").rename(tmp_path / "a.csv")
         assert read_ecg(path).n_samples == 1000
 
     def test_unknown_format_name(self):
@@ -227,7 +229,7 @@ class TestRoundTrips:
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(record=records)
     def test_wfdb_within_half_a_step(self, record, tmp_path):
-        back = read_ecg(record.to_wfdb(tmp_path))
+        back = read_ecg(write_wfdb(record, tmp_path))
         step = 1 / (record.gain or 1000)
         assert np.abs(back.signal - record.signal).max() <= step / 2 + 1e-6 * np.abs(record.signal).max()
         assert back.sampling_rate == pytest.approx(record.sampling_rate, rel=1e-6)
@@ -242,7 +244,7 @@ class TestRoundTrips:
     @given(record=records)
     def test_edf_within_half_a_step(self, record, tmp_path):
         assume(record.duration_s >= 0.1)  # eight characters do not state a shorter duration to 1e-5
-        back = read_ecg(record.to_edf(tmp_path / "record.edf"))
+        back = read_ecg(write_edf(record, tmp_path / "record.edf"))
         peak = np.abs(record.signal).max()
         step = 0.001 if peak <= 32.767 else 2 * peak / 65535
         assert np.abs(back.signal - record.signal).max() <= step / 2 * 1.01 + 1e-6 * peak
@@ -252,12 +254,12 @@ class TestRoundTrips:
 
     def test_whole_microvolts_survive_exactly(self, tmp_path):
         record = make_record(leads=("I", "II", "aVR"))
-        np.testing.assert_array_equal(read_ecg(record.to_wfdb(tmp_path)).signal, record.signal)
-        np.testing.assert_allclose(read_ecg(record.to_edf(tmp_path / "a.edf")).signal, record.signal, atol=2e-7)
+        np.testing.assert_array_equal(read_ecg(write_wfdb(record, tmp_path)).signal, record.signal)
+        np.testing.assert_allclose(read_ecg(write_edf(record, tmp_path / "a.edf")).signal, record.signal, atol=2e-7)
 
     def test_the_wfdb_library_agrees(self, tmp_path):
         record = make_record(record_id="a b/c")
-        header = record.to_wfdb(tmp_path)
+        header = write_wfdb(record, tmp_path)
         assert header.name == "a_b_c.hea"
         again = wfdb.rdrecord(str(header.with_suffix("")))
         np.testing.assert_allclose(again.p_signal.T, record.signal, atol=1e-7)
@@ -266,15 +268,15 @@ class TestRoundTrips:
         signal = make_record().signal.copy()
         signal[1, 10:20] = np.nan
         record = EcgRecord(signal, 500, ("I", "II"))
-        back = read_ecg(record.to_wfdb(tmp_path))
+        back = read_ecg(write_wfdb(record, tmp_path))
         np.testing.assert_array_equal(back.signal, signal)
         assert back.notes == ("II: 10 of 1000 samples invalid",)
         with pytest.raises(ValueError, match="NaN"):
-            record.to_edf(tmp_path / "a.edf")
+            write_edf(record, tmp_path / "a.edf")
 
     def test_edf_wants_its_extension(self, tmp_path):
         with pytest.raises(ValueError, match=r"\.edf"):
-            make_record().to_edf(tmp_path / "a.txt")
+            write_edf(make_record(), tmp_path / "a.txt")
 
 
 @pytest.mark.parametrize(
@@ -328,7 +330,7 @@ class TestWindows:
     @pytest.mark.parametrize("kind", ["wfdb", "edf"])
     def test_windows_are_the_pieces_of_the_record(self, tmp_path, kind):
         record = make_record(n_samples=5250, start_time=datetime(2001, 2, 3, 4, 5, 6))
-        path = record.to_wfdb(tmp_path) if kind == "wfdb" else record.to_edf(tmp_path / "a.edf")
+        path = write_wfdb(record, tmp_path) if kind == "wfdb" else write_edf(record, tmp_path / "a.edf")
         pieces = list(windows(path, window_s=2.5, step_s=2.0))
         assert len(pieces) == 5
         for i, piece in enumerate(pieces):
@@ -350,7 +352,7 @@ class TestWindows:
         with pytest.raises(EcgFormatError, match="read whole"):
             next(windows(tmp_path / "a.csv", 1))
         with pytest.raises(ValueError, match="at least a sample"):
-            next(windows(make_record().to_wfdb(tmp_path), 0))
+            next(windows(write_wfdb(make_record(), tmp_path), 0))
 
 
 @pytest.mark.real_data

@@ -29,6 +29,7 @@ from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritPro
 from modeling_merit.processing.cli import DISCLAIMER
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.leads import STANDARD_LEADS
+from modeling_merit.processing.writers import write_wfdb
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPACE = REPOSITORY / "hub_cards" / "space"
@@ -84,7 +85,7 @@ def upload(tmp_path):
 
 def wfdb_files(folder: Path, seconds: int = 10) -> tuple[Path, Path]:
     ecg = simulate_ecg("sinus_rhythm", seed=0, duration=seconds)
-    header = EcgRecord(ecg.signal, 100, ecg.leads, record_id="jane_doe", age=61).to_wfdb(folder)
+    header = write_wfdb(EcgRecord(ecg.signal, 100, ecg.leads, record_id="jane_doe", age=61), folder)
     return header, header.with_suffix(".dat")
 
 

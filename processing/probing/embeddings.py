@@ -9,6 +9,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data import SignalView
+from ..units import MICROVOLTS_PER_MILLIVOLT
 
 
 def weights_fingerprint(model: nn.Module) -> str:
@@ -53,7 +54,10 @@ def embed_signals(
     """
     features = []
     for start in tqdm(range(0, len(view), batch_size), desc=description, unit="batch"):
-        signals = view.signals(range(start, min(start + batch_size, len(view)))).astype(np.float32) / 1000
+        signals = (
+            view.signals(range(start, min(start + batch_size, len(view)))).astype(np.float32)
+            / MICROVOLTS_PER_MILLIVOLT
+        )
         batch = torch.from_numpy(normalize(signals)).to(device)
         features.append(encode(batch).float().cpu().numpy())
     return np.concatenate(features)

@@ -10,10 +10,10 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ..record import EcgRecord
+from ..record import EcgFormatError, EcgRecord, check_size
+from .calibration import cut_calibration
 from .fields import age_at, age_of, number_of, sex_of, time_of
-from .sierra import cut_calibration
-from .source import EcgFormatError, Source, check_size, millivolts_per
+from .source import Source, millivolts_per
 from .xml_safety import has_root, parse_xml
 
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..record import EcgRecord
+from ..record import EcgFormatError, EcgRecord, check_size
 from .fields import number_of
-from .source import EcgFormatError, Source, check_size, is_lead, is_no_ecg, millivolts_per
+from .source import MAX_TEXT_BYTES, Source, is_lead, is_no_ecg, millivolts_per
 
-MAX_TEXT_BYTES = 2**26
 _NUMBER = re.compile(r"\s*([-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?|nan)?\s*", re.IGNORECASE)
 _HERTZ = re.compile(r"(\d+([.,]\d+)?)\s*(hz|hertz)\b", re.IGNORECASE)
 _COLUMN = re.compile(r"(?P<name>.*?)\s*(?:[\[(](?P<unit>[^\])]*)[\])]|[_ ](?P<suffix>[mnuµμ]?V|m?s))?", re.IGNORECASE)

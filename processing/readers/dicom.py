@@ -14,10 +14,11 @@ from pydicom import config, dcmread
 from pydicom.dataset import Dataset
 from pydicom.waveforms.numpy_handler import multiplex_array
 
-from ..record import EcgRecord
+from ..record import EcgFormatError, EcgRecord, check_size
+from ..units import MILLIVOLTS_PER_UNIT
 from .fields import age_at, age_of, sex_of, time_of
-from .scp import LEAD_CODES
-from .source import MILLIVOLTS_PER_UNIT, EcgFormatError, Source, check_size
+from .lead_codes import LEAD_CODES
+from .source import Source
 
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _TAGS = [

@@ -13,9 +13,10 @@ from typing import Any
 import edfio
 import numpy as np
 
-from ..record import EcgRecord, Recording, resample
+from ..record import EcgFormatError, EcgRecord, Recording, check_size
+from ..resampling import resample_with_gaps
 from .fields import age_at
-from .source import EcgFormatError, Source, check_size, is_no_ecg, millivolts_per
+from .source import Source, is_no_ecg, millivolts_per
 
 _EDF, _BDF = b"0       ", b"\xffBIOSEMI"
 
@@ -77,7 +78,9 @@ def open_recording(source: Source) -> Recording:
             own = rates[i] / rate
             first, last = round(start * own), round(stop * own)
             piece = signals[i].get_data_slice(first / rates[i], last / rates[i]) * millivolts[i]
-            row[:] = piece if own == 1 else resample(piece[None], len(piece), stop - start)[0][: stop - start]
+            row[:] = (
+                piece if own == 1 else resample_with_gaps(piece[None], len(piece), stop - start)[0][: stop - start]
+            )
         return EcgRecord(
             signal,
             rate,

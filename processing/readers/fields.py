@@ -4,7 +4,7 @@ from datetime import datetime
 
 import numpy as np
 
-from .source import EcgFormatError
+from ..record import EcgFormatError
 
 
 def number_of(text: str | None, what: str) -> float:

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from ..record import EcgRecord, Recording
+from ..record import MAX_SAMPLING_RATE, EcgFormatError, EcgRecord, Recording, check_size
 from .fields import age_at
-from .source import MAX_SAMPLING_RATE, EcgFormatError, Source, check_size
+from .source import Source
 
 MAGIC = b"ISHNE1.0"
 HEADER_BYTES = 522

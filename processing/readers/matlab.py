@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..leads import STANDARD_LEADS
-from ..record import EcgRecord
+from ..record import EcgFormatError, EcgRecord, check_size
 from .fields import age_of, sex_of
 from .matlab5 import read_variables
-from .source import MAX_FILE_BYTES, EcgFormatError, Source, check_size, millivolts_per
+from .source import MAX_FILE_BYTES, Source, millivolts_per
 
 if TYPE_CHECKING:
     import h5py

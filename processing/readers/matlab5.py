@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .source import MAX_FILE_BYTES, EcgFormatError
+from ..record import EcgFormatError
+from .source import MAX_FILE_BYTES
 
 HEADER_BYTES = 128
 _MATRIX, _COMPRESSED = 14, 15  # data types, Table 1-1

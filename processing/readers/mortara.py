@@ -8,9 +8,9 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ..record import EcgRecord
+from ..record import EcgFormatError, EcgRecord, check_size
 from .fields import age_of, number_of, sex_of, time_of
-from .source import EcgFormatError, Source, check_size
+from .source import Source
 from .xml_safety import base64_samples, has_root, parse_xml
 
 

@@ -11,9 +11,9 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..leads import STANDARD_LEADS, derive_limb_leads
-from ..record import EcgRecord
+from ..record import EcgFormatError, EcgRecord, check_size
 from .fields import age_of, number_of, sex_of, time_of
-from .source import EcgFormatError, Source, check_size
+from .source import Source
 from .xml_safety import base64_samples, has_root, parse_xml, text_of
 
 _UNITS = {"MICROVOLTS": 1e-3, "MILLIVOLTS": 1.0}

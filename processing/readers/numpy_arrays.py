@@ -1,22 +1,18 @@
 """NumPy files: `.npz` with the arrays that `merit-ecg convert` writes, and bare `.npy` arrays with the facts stated.
 
-Layout of the `.npz`: `signal` (leads, samples), `sampling_rate` in Hz, `leads` (names), `units`. Pickled objects are
-never read.
+The archive holds what `arrays` lists. Pickled objects are never read.
 """
 
 import sys
 import zipfile
 from io import BytesIO
 from math import prod
-from pathlib import Path
 
 import numpy as np
 
-from ..record import EcgRecord
-from .source import MAX_FILE_BYTES, EcgFormatError, Source, check_size, millivolts_per
-
-KEYS = ("signal", "sampling_rate", "leads", "units")
-OPTIONAL_KEYS = ("record_id", "age", "sex")
+from ..record import EcgFormatError, EcgRecord
+from .arrays import KEYS, OPTIONAL_KEYS, record_of_arrays
+from .source import MAX_FILE_BYTES, Source
 
 
 def matches(head: bytes, name: str) -> bool:
@@ -31,46 +27,7 @@ def read(source: Source) -> EcgRecord:
         EcgFormatError: If the file is damaged, holds objects, or leaves open its rate, leads or unit.
     """
     arrays = {"signal": _array(source.data, source.name)} if source.head[:1] == b"\x93" else _archive(source)
-    stated = {"sampling_rate": source.sampling_rate, "leads": source.leads, "units": source.units}
-    for key, value in stated.items():
-        if key not in arrays and value is None:
-            raise EcgFormatError(
-                f"{source.name} does not say its {key}: an array of numbers does not. State "
-                f"{', '.join(f'`{k}=`' for k in stated)}, "
-                f"or save an .npz file with the arrays {', '.join(KEYS)}."
-            )
-    signal = arrays["signal"]
-    if signal.ndim != 2 or signal.dtype.kind not in "iuf":
-        raise EcgFormatError(
-            f"Expected a signal of numbers (leads, samples), got {signal.dtype} of shape {signal.shape}."
-        )
-    names = [str(name) for name in np.atleast_1d(arrays["leads"])] if "leads" in arrays else list(source.leads)
-    if len(names) != len(signal):
-        raise EcgFormatError(
-            f"Expected a signal (leads, samples) with a row for each of the {len(names)} leads, got {signal.shape}. "
-            "Transpose an array of shape (samples, leads) before saving it."
-        )
-    check_size(len(names), signal.shape[1], source.name)
-    chosen = source.choose_leads(names)
-    unit = str(arrays["units"]) if "units" in arrays else source.units
-    scale = millivolts_per(unit)
-    try:
-        rate = float(arrays["sampling_rate"]) if "sampling_rate" in arrays else source.sampling_rate
-        age = float(arrays["age"]) if "age" in arrays else None
-    except (TypeError, ValueError):
-        raise EcgFormatError(f"{source.name}: expected one number each for sampling_rate and age.") from None
-    millivolts = signal[list(chosen)].astype(np.float64, copy=False)
-    millivolts *= scale
-    return EcgRecord(
-        millivolts,
-        rate,
-        tuple(chosen.values()),
-        record_id=str(arrays["record_id"]) if "record_id" in arrays else Path(source.name).stem,
-        age=age,
-        sex=str(arrays["sex"]) if str(arrays.get("sex")) in ("male", "female") else None,
-        unit=unit,
-        source=str(source.path) if source.path else None,
-    )
+    return record_of_arrays(arrays, source)
 
 
 def _archive(source: Source) -> dict[str, np.ndarray]:

@@ -9,19 +9,12 @@ from datetime import datetime
 
 import numpy as np
 
-from ..record import EcgRecord
+from ..record import EcgFormatError, EcgRecord, check_size
 from .fields import age_at, age_of, time_of
+from .lead_codes import LEAD_CODES
 from .scp_huffman import decode_lead, huffman_tables, unpack, unpack_rows
 from .scp_signal import add_reference_beats, beat_locations, bimodal_pieces, restore_bimodal, signal_section
-from .source import EcgFormatError, Source, check_size
-
-LEAD_CODES = {
-    **dict(enumerate(("I", "II", "V1", "V2", "V3", "V4", "V5", "V6", "V7"), 1)),
-    **dict(enumerate(("V2R", "V3R", "V4R", "V5R", "V6R"), 10)),
-    **{16: "X", 17: "Y", 18: "Z", 61: "III", 62: "aVR", 63: "aVL", 64: "aVF", 66: "V8", 67: "V9", 92: "MCL1"},
-    **{131: "ES", 132: "AS", 133: "AI"},
-}
-"""Lead by number: table of section 3 in clause 5.6; ISO/IEEE 11073-10102 (MDC, used by DICOM) has the same numbers."""
+from .source import Source
 
 _MAX_LEADS = 64
 _MAX_CODED_SAMPLES = 2**21  # some two seconds of decoding; a lead holds at most 65535 bytes

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .source import EcgFormatError
+from ..record import EcgFormatError
 
 _DEFAULT_TABLE_NUMBER = 19999
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..record import EcgFormatError
 from .scp_huffman import unpack, unpack_rows
-from .source import EcgFormatError
 
 _MAX_BEATS = 2000
 

@@ -1,4 +1,4 @@
-"""What a reader is given: `Source`, the declared size limits, and `EcgFormatError` for what it refuses."""
+"""What a reader is given: `Source`, a file with the facts that the caller states."""
 
 import os
 import re
@@ -8,26 +8,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from .. import units
 from ..leads import canonical_lead
+from ..record import EcgFormatError
+from ..units import MILLIVOLTS_PER_UNIT
 
 MAX_FILE_BYTES = 2**28
 """Largest file read whole (256 MiB); longer recordings go through `windows`."""
 
-MAX_SAMPLES = 2**25
-"""Most samples (leads times length) of one `EcgRecord`: 128 MiB as float32, 46 minutes of 12 leads at 1000 Hz."""
-
-MAX_LEADS = 64
-"""Most leads of one record; more is a damaged header."""
-
-MAX_SAMPLING_RATE = 100_000.0
-"""Highest sampling rate in Hz that is believed."""
+MAX_TEXT_BYTES = 2**26
+"""Largest file of numbers as text; its numbers take less memory than its characters."""
 
 HEAD_BYTES = 8192
 """How much of a file `matches` of a reader is given."""
-
-MILLIVOLTS_PER_UNIT = {"nv": 1e-6, "uv": 1e-3, "µv": 1e-3, "μv": 1e-3, "mv": 1.0, "v": 1e3}
-"""Millivolts per unit of voltage, by the lower-case name of the unit (both Unicode characters for micro)."""
-
 
 # Other signals of monitors and polysomnographs; some headers leave out their unit, which then reads as millivolts.
 _NO_ECG = re.compile(
@@ -35,12 +28,8 @@ _NO_ECG = re.compile(
 )
 
 
-class EcgFormatError(ValueError):
-    """A file that is not a readable ECG. The only exception a reader raises for a bad file."""
-
-
 def millivolts_per(unit: str, of: str = "the signal") -> float:
-    """Return the millivolts in one unit of voltage.
+    """Return the millivolts in one unit of voltage, as `units.millivolts_per` does.
 
     Args:
         unit (`str`): `"mV"`, `"uV"`, `"nV"` or `"V"`, in any case.
@@ -48,37 +37,14 @@ def millivolts_per(unit: str, of: str = "the signal") -> float:
 
     Raises:
         EcgFormatError: If the unit is not a unit of voltage.
-
-    Example:
-
-    >>> millivolts_per("uV")
-    0.001
     """
     try:
-        return MILLIVOLTS_PER_UNIT[unit.strip().lower()]
+        return units.millivolts_per(unit)
     except KeyError:
         raise EcgFormatError(
             f"Expected the unit of {of} to be mV, uV, nV or V, got {unit!r}. State the unit in the file; it is "
             "not guessed."
         ) from None
-
-
-def check_size(n_leads: int, n_samples: int, what: str = "The file") -> None:
-    """Refuse a declared size that is empty or above the limits, before anything of that size is allocated.
-
-    Raises:
-        EcgFormatError: If there is no lead, no sample, more than `MAX_LEADS` leads or more than `MAX_SAMPLES` samples.
-    """
-    if n_leads < 1 or n_samples < 1:
-        raise EcgFormatError(
-            f"{what} holds no ECG: expected at least 1 lead and 1 sample, got {n_leads} and {n_samples}."
-        )
-    if n_leads > MAX_LEADS or n_leads * n_samples > MAX_SAMPLES:
-        raise EcgFormatError(
-            f"{what} claims {n_leads} leads of {n_samples} samples; expected at most {MAX_LEADS} leads and "
-            f"{MAX_SAMPLES} "
-            "samples in all. Read a long recording in pieces with `windows`."
-        )
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import wfdb
 
-from ..record import EcgRecord, Recording, resample
-from .source import EcgFormatError, Source, check_size, is_no_ecg, millivolts_per, regular_file, sibling_file
+from ..record import EcgFormatError, EcgRecord, Recording, check_size
+from ..resampling import resample_with_gaps
+from .source import Source, is_no_ecg, millivolts_per, regular_file, sibling_file
 from .wfdb_header import RECORD_LINE, STORAGE, age_and_sex, count_frames, read_header
 
 
@@ -79,7 +80,7 @@ def open_recording(source: Source) -> Recording:
             length = (last - first) * per_frame
             for name, piece in _read_piece(segment, first - segment.start, last - segment.start, names).items():
                 if len(piece) != length:
-                    piece = resample(piece[None], len(piece), length)[0]
+                    piece = resample_with_gaps(piece[None], len(piece), length)[0]
                 signal[names[name], (first - start) * per_frame : (last - start) * per_frame] = piece
         invalid = zip(chosen.values(), np.isnan(signal).sum(axis=1))
         return EcgRecord(

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import wfdb
 
-from .source import MAX_LEADS, MAX_SAMPLES, EcgFormatError, regular_file, sibling_file
+from ..record import MAX_LEADS, MAX_SAMPLES, EcgFormatError
+from .source import regular_file, sibling_file
 
 MAX_HEADER_BYTES = 2**20
 # Bits per sample on disk and the value that marks an invalid sample, per storage format. FLAC (5xx) has no fixed size.

@@ -7,7 +7,7 @@ chunk lengths of the file without a bound.
 
 import numpy as np
 
-from .source import EcgFormatError
+from ..record import EcgFormatError
 
 _LZW_BITS = 10
 

@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
-from .source import EcgFormatError
+from ..record import EcgFormatError
 
 MAX_XML_BYTES = 2**25
 """Largest XML file parsed (32 MiB); a 10 s recording has below 1 MB."""

@@ -4,13 +4,14 @@ run."""
 import numpy as np
 import torch
 from datasets import load_dataset
-from scipy.signal import resample_poly
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from modeling_merit.processing.augmentation import augment_ecg
 from modeling_merit.processing.data import PtbXl, SignalView, SyntheticEcg, normalize_report
+from modeling_merit.processing.resampling import resample
+from modeling_merit.processing.units import MICROVOLTS_PER_MILLIVOLT
 
 
 def load_split(args, split):
@@ -58,9 +59,8 @@ class EcgReportPairs(Dataset):
 
     def __getitems__(self, indices):
         extractor, args = self.processor.feature_extractor, self.args
-        signals = self.view.signals(indices).astype(np.float32) / 1000  # µV to mV
-        if args.sampling_rate != extractor.sampling_rate:
-            signals = resample_poly(signals, extractor.sampling_rate, args.sampling_rate, axis=-1).astype(np.float32)
+        signals = self.view.signals(indices).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
+        signals = resample(signals, args.sampling_rate, extractor.sampling_rate, extractor.resample_window)
         mask = None
         rate, crop = extractor.sampling_rate, args.crop_seconds
         if self.train and not args.no_augmentation:

@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from scipy.signal import resample_poly
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -16,6 +15,8 @@ from modeling_merit.configuration_merit import PROMPTS
 from modeling_merit.processing.benchmark.label_sets import load_statements
 from modeling_merit.processing.data import SignalView, normalize_report
 from modeling_merit.processing.metrics.statements import report_language
+from modeling_merit.processing.resampling import resample
+from modeling_merit.processing.units import MICROVOLTS_PER_MILLIVOLT
 
 from .pairs import load_split
 
@@ -33,9 +34,8 @@ def load_reports(args, split):
 
 def read_inputs(view, rows, sampling_rate, extractor):
     """Signals of a table as `input_values`: (rows, 12, samples) float32."""
-    signals = view.signals(rows).astype(np.float32) / 1000  # µV to mV
-    if sampling_rate != extractor.sampling_rate:
-        signals = resample_poly(signals, extractor.sampling_rate, sampling_rate, axis=-1).astype(np.float32)
+    signals = view.signals(rows).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
+    signals = resample(signals, sampling_rate, extractor.sampling_rate, extractor.resample_window)
     return torch.from_numpy(extractor.normalize(signals))
 
 

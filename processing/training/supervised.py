@@ -21,6 +21,7 @@ from ..benchmark.tasks import PtbXlTask
 from ..data import SignalView
 from ..metrics.classification import metric_value
 from ..probing.frozen import SAMPLING_RATE
+from ..units import MICROVOLTS_PER_MILLIVOLT
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class LabelledEcgs(Dataset):
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """One batch: `input_values` (batch, leads, samples), or (batch, pieces, leads, samples) when not training."""
         plan = self.plan
-        signals = self.view.signals(self.rows[indices]).astype(np.float32) / 1000  # µV to mV
+        signals = self.view.signals(self.rows[indices]).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
         length = min(round(plan.crop_seconds * SAMPLING_RATE), signals.shape[-1])
         batch = {"index": torch.tensor(indices)}
         mask = None

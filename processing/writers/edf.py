@@ -1,58 +1,17 @@
-"""Writers behind `EcgRecord.to_wfdb` and `EcgRecord.to_edf`; both lose at most half a quantisation step."""
+"""EDF+, 16 bits per sample."""
 
-import re
-from datetime import datetime
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ..record import EcgRecord
+from ..record import EcgRecord
 
-DEFAULT_GAIN = 1000.0  # ADC units per mV: a step of one microvolt
 EDF_RECORD_BYTES = 61440  # EDF+ specification, section 2.1.1: a data record should not be longer
 EDF_RATE_TOLERANCE = 1e-5  # less than the error of a recorder's clock
 
 
-def write_wfdb(record: "EcgRecord", folder: Path) -> Path:
-    """Write header and signal file, in format 16 or, where that is too narrow, 32; NaN becomes the invalid sample.
-
-    Raises:
-        ValueError: If the signal does not fit into 32 bits at its gain.
-    """
-    import wfdb
-
-    gain = record.gain or DEFAULT_GAIN
-    digital = np.round(record.signal.astype(np.float64) * gain)
-    peak = np.nanmax(np.abs(digital), initial=0)
-    if peak >= 2**31:
-        raise ValueError(f"Expected amplitudes below {2**31 / gain:g} mV at {gain:g} units per mV. Check the unit.")
-    fmt, invalid = ("16", -(2**15)) if peak < 2**15 else ("32", -(2**31))
-    comments = [f"Age: {record.age:g}"] if record.age is not None else []
-    comments += [f"Sex: {record.sex.capitalize()}"] if record.sex else []
-    name = re.sub(r"[^-\w]", "_", record.record_id or "ecg", flags=re.ASCII)
-    start = record.start_time or datetime.min
-    folder.mkdir(parents=True, exist_ok=True)
-    wfdb.wrsamp(
-        name,
-        fs=record.sampling_rate,
-        units=["mV"] * len(record.leads),
-        sig_name=list(record.leads),
-        d_signal=np.where(np.isnan(digital), invalid, digital).astype(np.int64).T,
-        fmt=[fmt] * len(record.leads),
-        adc_gain=[gain] * len(record.leads),
-        baseline=[0] * len(record.leads),
-        comments=comments,
-        base_time=start.time() if record.start_time else None,
-        base_date=start.date() if record.start_time else None,
-        write_dir=str(folder),
-    )
-    return folder / f"{name}.hea"
-
-
-def write_edf(record: "EcgRecord", path: Path) -> Path:
+def write_edf(record: EcgRecord, path: Path) -> Path:
     """Write an EDF+ file in steps of one microvolt, or wider ones for a lead beyond 32 mV.
 
     Raises:
@@ -65,7 +24,7 @@ def write_edf(record: "EcgRecord", path: Path) -> Path:
         raise ValueError(f"Expected a file name ending in .edf, got {path.name!r}.")
     if np.isnan(record.signal).any():
         raise ValueError(
-            "EDF cannot mark invalid samples (NaN). Interpolate or crop them, or write WFDB with `to_wfdb`."
+            "EDF cannot mark invalid samples (NaN). Interpolate or crop them, or write WFDB with `write_wfdb`."
         )
     samples, duration = _edf_data_record(record)
     signals = [
@@ -90,7 +49,7 @@ def write_edf(record: "EcgRecord", path: Path) -> Path:
     return path
 
 
-def _edf_data_record(record: "EcgRecord") -> tuple[int, float]:
+def _edf_data_record(record: EcgRecord) -> tuple[int, float]:
     """Choose the samples per data record: a divisor of the length whose duration can be written in 8 characters."""
     length = record.n_samples
     small = [i for i in range(1, int(sqrt(length)) + 1) if length % i == 0]
