@@ -5,17 +5,17 @@ Exit codes: 0 all well; 1 some of several files failed (they are listed); 2 a fi
 
 import argparse
 import json
-import math
 import re
 import sys
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from modeling_merit import __version__
 
-from .readers import FORMATS, EcgRecord, detect_format, open_source, read_ecg
+from .inference import FEATURES, embed_ecgs, generate_reports, load_checkpoint, score_prompts
+from .inspection import describe
+from .readers import FORMATS, detect_format, open_source, read_ecg
 from .record import DISCLAIMER
 from .writers import WRITERS, check_suffix, write_ecg
 
@@ -62,6 +62,7 @@ def _as_options(message: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="merit-ecg", description=f"ECG-text foundation models. {DISCLAIMER}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     facts = argparse.ArgumentParser(add_help=False)
@@ -96,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
         "--features",
         default="aligned",
         choices=tuple(FEATURES),
-        help="aligned: unit vectors to compare with texts; pooled: the tower's mean, for classifiers; leads: its mean "
-        "of every lead, one after the other",
+        help="aligned: unit vectors to compare with texts; pooled: the mean of the ECG encoder's outputs, for "
+        "classifiers; leads: that mean for each lead, one after the other",
     )
     command.set_defaults(run=_embed)
     command = commands.add_parser("classify", parents=[model], help="compare each file with prompts")
@@ -149,57 +150,6 @@ def _inspect(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(record: EcgRecord, format: str) -> dict[str, Any]:
-    """Return what `merit-ecg inspect --json` prints: facts, amplitude per lead, quality flags and notes."""
-    valid = [row[~np.isnan(row)] for row in record.signal]
-    quality, notes = _quality(record)
-    return {
-        "format": format,
-        "leads": list(record.leads),
-        "sampling_rate": record.sampling_rate,
-        "n_samples": record.n_samples,
-        "duration_s": record.duration_s,
-        "unit": record.unit,
-        "gain": record.gain,
-        "peak_to_peak_mv": {
-            lead: round(float(np.ptp(row)), 6) if len(row) else None for lead, row in zip(record.leads, valid)
-        },
-        "quality": quality,
-        "notes": [*record.notes, *notes],
-        "record_id": record.record_id,
-        "start_time": record.start_time.isoformat() if record.start_time else None,
-        "age": record.age,
-        "sex": record.sex,
-        "device": record.device,
-        "filters": record.filters,
-        "disclaimer": DISCLAIMER,
-    }
-
-
-def _quality(record: EcgRecord) -> tuple[dict[str, Any] | None, list[str]]:
-    """Return the quality flags of the feature extractor, `None` where it cannot use the record, and its warnings."""
-    from .feature_extraction_merit import MeritFeatureExtractor
-
-    extractor = MeritFeatureExtractor(
-        sampling_rate=max(10, round(record.sampling_rate)),
-        nan_policy="mask",
-        extra_leads="drop",
-        min_seconds=1e-6,
-        max_seconds=math.inf,
-    )
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            quality = extractor(record, return_quality=True)["quality"][0]
-        except ValueError as error:
-            return None, [f"no quality flags: {error}"]
-    return json.loads(json.dumps(quality, default=_plain)), [str(warning.message) for warning in caught]
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else list(value)
-
-
 def _convert(args: argparse.Namespace) -> int:
     check_suffix(args.out)
     if args.out.exists():
@@ -215,24 +165,18 @@ def _check_folder(out: Path) -> None:
         raise ValueError(f"There is no folder {str(out.parent)!r}. Make it first.")
 
 
-FEATURES: dict[str, Callable] = {
-    "aligned": lambda model, *ecg: model.get_ecg_features(*ecg),
-    "pooled": lambda model, *ecg: model.ecg_model(*ecg).pooler_output,
-    "leads": lambda model, *ecg: model.ecg_model.get_lead_features(*ecg).flatten(1),
-}
-
-
 def _embed(args: argparse.Namespace) -> int:
-    import pandas as pd
-
     if args.out.suffix != ".parquet":
         raise ValueError(f"Expected --out to end in .parquet, got {args.out.name!r}.")
     _check_folder(args.out)
+    import pandas as pd
+
+    model, processor = load_checkpoint(args.model, truncation=args.truncate)
     failures: list[str] = []
-    rows = []
-    for file, inputs, model, _ in _prepared(args, "AutoModel", failures):
-        embedding = FEATURES[args.features](model, inputs["input_values"], inputs["ecg_mask"])[0]
-        rows.append({"file": file, "embedding": embedding.float().numpy()})
+    rows = [
+        {"file": file, "embedding": embed_ecgs(model, processor, ecg, args.features)[0].numpy()}
+        for file, ecg in _each_ecg(args, processor, failures)
+    ]
     table = pd.DataFrame(rows, columns=["file", "embedding"])
     table.attrs["disclaimer"] = DISCLAIMER
     table.to_parquet(args.out)
@@ -241,25 +185,29 @@ def _embed(args: argparse.Namespace) -> int:
 
 
 def _classify(args: argparse.Namespace) -> int:
+    model, processor = load_checkpoint(args.model, truncation=args.truncate)
     failures: list[str] = []
-    for file, inputs, model, _ in _prepared(args, "AutoModel", failures, text=args.prompts):
-        shares = model(**inputs).logits_per_ecg[0].float().softmax(dim=0).tolist()
+    for file, ecg in _each_ecg(args, processor, failures):
+        fractions = score_prompts(model, processor, ecg, args.prompts).fractions[0].tolist()
         if args.json:
-            print(json.dumps({"file": file, "scores": dict(zip(args.prompts, shares)), "disclaimer": DISCLAIMER}))
+            print(json.dumps({"file": file, "scores": dict(zip(args.prompts, fractions)), "disclaimer": DISCLAIMER}))
             continue
         print(file)
-        for share, prompt in sorted(zip(shares, args.prompts), reverse=True):
-            print(f"  {share:6.3f}  {prompt}")
+        for fraction, prompt in sorted(zip(fractions, args.prompts), reverse=True):
+            print(f"  {fraction:6.3f}  {prompt}")
     if not args.json:
-        print(f"Shares compare the prompts with each other; they are no probabilities of disease.\n{DISCLAIMER}")
+        print(
+            f"The fractions compare the prompts with each other; they are not probabilities of disease.\n{DISCLAIMER}"
+        )
     return _list_failures(failures)
 
 
 def _report(args: argparse.Namespace) -> int:
+    model, processor = load_checkpoint(args.model, "AutoModelForMultimodalLM", args.truncate)
+    options = {"prompt": args.prompt, "language": args.language, "max_new_tokens": args.max_new_tokens}
     failures: list[str] = []
-    for file, inputs, model, processor in _prepared(args, "AutoModelForMultimodalLM", failures, report=True):
-        tokens = model.generate(**inputs, max_new_tokens=args.max_new_tokens)
-        text = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0].strip()
+    for file, ecg in _each_ecg(args, processor, failures):
+        (text,) = generate_reports(model, processor, ecg, **options)
         if args.json:
             print(json.dumps({"file": file, "report": text, "disclaimer": DISCLAIMER}))
         else:
@@ -269,36 +217,17 @@ def _report(args: argparse.Namespace) -> int:
     return _list_failures(failures)
 
 
-def _prepared(
-    args: argparse.Namespace,
-    auto_class: str,
-    failures: list[str],
-    text: list[str] | None = None,
-    report: bool = False,
-) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Load the checkpoint, and yield file, inputs, model and processor for each file; list what fails."""
-    import torch
-    import transformers
+def _each_ecg(args: argparse.Namespace, processor: Any, failures: list[str]) -> Iterator[tuple[str, Any]]:
+    """Yield each file with the tensors of its ECG; list the files that are refused."""
     from tqdm import tqdm
 
-    processor = transformers.AutoProcessor.from_pretrained(args.model)
-    processor.feature_extractor.nan_policy = "mask"
-    processor.feature_extractor.extra_leads = "drop"
-    processor.feature_extractor.truncation = args.truncate
-    model = getattr(transformers, auto_class).from_pretrained(args.model).eval()
-    if report:
-        prompt = args.prompt or model.config.prompts["report"]
-        prompt = prompt if "{ecg}" in prompt else "{ecg} " + prompt
-        text = [prompt.replace("{ecg}", processor.ecg_token).replace("{language}", args.language)]
-    with torch.inference_mode():
-        for file in tqdm(args.files, unit="ECG", disable=len(args.files) < 2):
-            try:
-                record = read_ecg(file, **_facts(args))
-                inputs = processor(ecg=record, text=text, return_tensors="pt")
-            except REFUSALS as error:
-                failures.append(f"{file}: {_as_options(str(error))}")
-                continue
-            yield file, inputs, model, processor
+    for file in tqdm(args.files, unit="ECG", disable=len(args.files) < 2):
+        try:
+            ecg = processor.feature_extractor(read_ecg(file, **_facts(args)), return_tensors="pt")
+        except REFUSALS as error:
+            failures.append(f"{file}: {_as_options(str(error))}")
+            continue
+        yield file, ecg
 
 
 def _list_failures(failures: list[str]) -> int:

@@ -5,7 +5,6 @@ This file travels to the Hub beside the weights, so it imports only siblings.
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,15 +14,19 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 from transformers.feature_extraction_utils import BatchFeature
 
 from .leads import STANDARD_LEADS, canonical_leads, derive_limb_leads
-from .resampling import WINDOW, bridge_nan, resample, resample_invalid
-from .signal_quality import signal_quality
+from .resampling import WINDOW, resample, resample_invalid
+from .signal_quality import (
+    check_sampling_rate,
+    fill_missing,
+    known_leads,
+    signal_quality,
+    warn_amplitude,
+)
 from .units import MILLIVOLTS_PER_UNIT, millivolts_per
 
 NORMALIZATIONS = ("none", "lead_zscore", "record_zscore")
 NAN_POLICIES = ("raise", "interpolate", "mask")
 EXTRA_LEADS = ("raise", "drop")
-PLAUSIBLE_HZ = (10.0, 100_000.0)
-PLAUSIBLE_MV = (0.05, 20.0)  # largest peak-to-peak amplitude of a record: outside, the unit is probably wrong
 MIN_SCALE_MV = 1e-3  # deviations below the resolution of a recorder (1 µV) are not blown up by normalisation
 
 _canonical = lru_cache(maxsize=256)(canonical_leads)
@@ -160,7 +163,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             - **quality** -- list of one `dict` per ECG: `sampling_rate` (Hz, as recorded), `duration_s` (kept),
               `peak_to_peak_mv` (largest of all leads), `nan_fraction`, `flat_leads`, `clipped_leads`, `derived_leads`,
               `absent_leads`, `einthoven_residual_mv` (largest |I + III - II|; `None` unless all three were recorded)
-              and `limb_lead_swap` (suspicion of exchanged limb electrodes; `None` unless I and II were recorded).
+              and `limb_lead_swap` (suspicion of limb-lead reversal; `None` unless I and II were recorded).
 
         Raises:
             ValueError: If the array is not an ECG of the stated leads, a name or unit is unknown, the length is out of
@@ -263,13 +266,15 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         """Turn ECGs of one layout, `(ecgs, leads, samples)`, into values and mask in the rows of the model."""
         rate, names = layout.sampling_rate, ", ".join(map(str, indices[:5])) + (", ..." if len(indices) > 5 else "")
         batch = batch[..., : self._keep_samples(layout, names, truncation)]
-        leads, batch = self._known_leads(layout.leads, batch)
+        known = known_leads(layout.leads, self.leads, self.extra_leads, stacklevel=4)
+        leads = tuple(layout.leads[row] for row in known)
+        batch = batch if len(known) == len(layout.leads) else batch[:, known]
         with np.errstate(over="ignore"):  # what does not fit float32 becomes infinite and is reported as such
             signal = batch.astype(np.float32) * np.float32(layout.millivolts)
         missing = np.isnan(signal) if quality else None
-        signal, invalid = _bridge_nan(signal, leads, indices, nan_policy)
+        signal, invalid = fill_missing(signal, leads, indices, nan_policy)
         peak_to_peak = np.ptp(signal, axis=-1)
-        _warn_amplitude(peak_to_peak.max(axis=-1), indices)
+        warn_amplitude(peak_to_peak.max(axis=-1), indices, stacklevel=4)
 
         resampled = resample(signal, rate, self.sampling_rate, self.resample_window)
         unknown = None if invalid is None else resample_invalid(invalid, rate, self.sampling_rate)
@@ -309,20 +314,6 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             f"({layout.samples} samples at {layout.sampling_rate:g} Hz) in ECG {names}. {advice}"
         )
 
-    def _known_leads(self, leads: tuple[str, ...], batch: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-        """Drop or refuse the leads that have no row in the result."""
-        extra = [lead for lead in leads if lead not in self.leads]
-        if not extra:
-            return leads, batch
-        known = [i for i, lead in enumerate(leads) if lead in self.leads]
-        if self.extra_leads == "raise" or not known:
-            raise ValueError(
-                f"The model has no row for {', '.join(extra)}; expected leads among {', '.join(self.leads)}. "
-                'Leave those out, or set extra_leads="drop" on the feature extractor to use the others alone.'
-            )
-        warnings.warn(f"Leads without a row in the model are dropped: {', '.join(extra)}.", stacklevel=4)
-        return tuple(leads[i] for i in known), batch[:, known]
-
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:
     if value not in choices:
@@ -343,14 +334,7 @@ def _comparable(key: str, value: Any) -> Any:
                 f"Expected `units` to be mV, uV, nV or V, got {value!r}. Divide ADC counts by the gain first."
             )
         return millivolts_per(value)
-    try:
-        rate = math.nan if isinstance(value, (bool, str)) else float(value)
-    except (TypeError, ValueError):
-        rate = math.nan
-    low, high = PLAUSIBLE_HZ
-    if not low <= rate <= high:
-        raise ValueError(f"Expected `sampling_rate` to be one number from {low:g} to {high:g} Hz, got {value!r}.")
-    return rate
+    return check_sampling_rate(value)
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:
@@ -412,45 +396,6 @@ def _check_shape(signal: np.ndarray, leads: tuple[str, ...], name: str) -> int:
     raise ValueError(
         f"{name} has shape {signal.shape}; {expected}. Name as many `leads` as it has rows: {', '.join(leads)}."
     )
-
-
-def _bridge_nan(
-    signal: np.ndarray, leads: tuple[str, ...], indices: list[int], policy: str
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Interpolate NaN in `(ecgs, leads, samples)`; return the signal and where it stays unknown (`None`: nowhere)."""
-    finite = np.isfinite(signal)
-    if finite.all():
-        return signal, None
-    invalid = np.isnan(signal)
-    for index, lead in np.argwhere((~finite & ~invalid).any(axis=-1)):
-        raise ValueError(
-            f"ECG {indices[index]}, lead {leads[lead]} holds infinite values; expected voltages. Mark them NaN."
-        )
-    for index, lead in np.argwhere(invalid.any(axis=-1)):
-        bad = invalid[index, lead]
-        if policy == "raise":
-            raise ValueError(
-                f"ECG {indices[index]}, lead {leads[lead]} holds {bad.sum()} NaN of {bad.size} samples. "
-                'Pass nan_policy="mask" to hide them from the model, or "interpolate" to bridge them.'
-            )
-    if invalid.all(axis=(1, 2)).any():
-        raise ValueError(f"ECG {indices[int(invalid.all(axis=(1, 2)).argmax())]} holds no valid sample. Leave it out.")
-    signal = bridge_nan(signal)
-    if policy == "interpolate":
-        invalid = np.broadcast_to(invalid.all(axis=-1, keepdims=True), invalid.shape)
-    return signal, invalid
-
-
-def _warn_amplitude(peak_to_peak: np.ndarray, indices: list[int]) -> None:
-    low, high = PLAUSIBLE_MV
-    odd = (peak_to_peak < low) | (peak_to_peak > high)
-    if odd.any():
-        first = int(odd.argmax())
-        warnings.warn(
-            f"Implausible amplitude in {odd.sum()} of {len(odd)} ECGs: expected {low:g} to {high:g} mV peak to peak, "
-            f"got {peak_to_peak[first]:.3g} mV in ECG {indices[first]}. Probably `units` is wrong.",
-            stacklevel=4,
-        )
 
 
 __all__ = ["MeritFeatureExtractor"]

@@ -63,6 +63,8 @@ def embed_ecgs(model: Any, processor: Any, ecgs: Any, features: str = "aligned")
         model (`MeritModel`): As from `load_checkpoint`.
         processor (`MeritProcessor`): The processor of the same checkpoint.
         ecgs: What `processor(ecg=...)` takes without further arguments: an `EcgRecord`, a path, or a list of these.
+            Or a mapping with tensors `input_values` of shape `(ecgs, leads, samples)` and, unless every sample was
+            recorded, `ecg_mask`, as the feature extractor returns them.
         features (`str`): A key of `FEATURES`.
 
     Returns:
@@ -83,9 +85,9 @@ def embed_ecgs(model: Any, processor: Any, ecgs: Any, features: str = "aligned")
     """
     import torch
 
-    inputs = processor(ecg=ecgs, return_tensors="pt").to(model.device)
+    inputs = _tensors(model, _prepared(processor, ecgs))
     with torch.inference_mode():
-        return FEATURES[features](model, inputs["input_values"], inputs["ecg_mask"]).float().cpu()
+        return FEATURES[features](model, inputs["input_values"], inputs.get("ecg_mask")).float().cpu()
 
 
 def score_prompts(model: Any, processor: Any, ecgs: Any, prompts: Sequence[str]) -> PromptScores:
@@ -106,7 +108,7 @@ def score_prompts(model: Any, processor: Any, ecgs: Any, prompts: Sequence[str])
     """
     import torch
 
-    inputs = processor(ecg=ecgs, text=list(prompts), return_tensors="pt").to(model.device)
+    inputs = _tensors(model, _prepared(processor, ecgs), processor(text=list(prompts), return_tensors="pt"))
     with torch.inference_mode():
         outputs = model(**inputs)
         cosine = (outputs.ecg_embeds @ outputs.text_embeds.T).float().cpu()
@@ -126,8 +128,7 @@ def generate_reports(
     Args:
         model (`MeritForConditionalGeneration`): As from `load_checkpoint(..., "AutoModelForMultimodalLM")`.
         processor (`MeritProcessor`): The processor of the same checkpoint.
-        ecgs: As in `embed_ecgs`; or a mapping with `input_values` of shape `(ecgs, leads, samples)`, and `ecg_mask`
-            if there is one, as the feature extractor returns them.
+        ecgs: As in `embed_ecgs`.
         prompt (`str`, *optional*): What the model is asked; the prompt for reports in its configuration by default.
             `{ecg}` stands for the ECG (put first where absent) and `{language}` for the language.
         language (`str` or sequence of `str`): Of all texts, or of each.
@@ -142,7 +143,7 @@ def generate_reports(
     """
     import torch
 
-    features = dict(ecgs if isinstance(ecgs, Mapping) else processor(ecg=ecgs, return_tensors="pt"))
+    features = _prepared(processor, ecgs)
     count = len(features["input_values"])
     languages = [language] * count if isinstance(language, str) else list(language)
     if len(languages) != count:
@@ -161,10 +162,20 @@ def generate_reports(
         return_token_type_ids=False,
         return_tensors="pt",
     )
-    inputs = {name: value.to(model.device) for name, value in {**features, **tokens}.items()}
+    inputs = _tensors(model, features, tokens)
     with torch.inference_mode():
         output = model.generate(**inputs, **generate_kwargs)[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in processor.tokenizer.batch_decode(output, skip_special_tokens=True)]
+
+
+def _prepared(processor: Any, ecgs: Any) -> Mapping[str, Any]:
+    """Return the tensors of ECGs, unless they are tensors already."""
+    return ecgs if isinstance(ecgs, Mapping) else processor(ecg=ecgs, return_tensors="pt")
+
+
+def _tensors(model: Any, *inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Join inputs and put them where the model is."""
+    return {name: value.to(model.device) for part in inputs for name, value in part.items()}
 
 
 __all__ = [

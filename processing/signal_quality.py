@@ -1,10 +1,20 @@
-"""Quality flags of an ECG as recorded: flat and clipped leads, Einthoven's law, exchanged limb electrodes."""
+"""Quality flags of an ECG as recorded: flat and clipped leads, Einthoven's law, reversed limb leads.
+
+This file travels to the Hub beside the weights, so it imports only siblings; it needs numpy alone.
+"""
 
 import math
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from .leads import STANDARD_LEADS, derive_limb_leads
+from .resampling import bridge_nan
+
+PLAUSIBLE_HZ = (10.0, 100_000.0)
+PLAUSIBLE_MV = (0.05, 20.0)  # largest peak-to-peak amplitude of a record: outside, the unit is probably wrong
 FLAT_MV = 0.01  # peak to peak
 CLIP_SECONDS, CLIP_SAMPLES, CLIP_MV = 0.02, 4, 0.5  # time at the extreme, and the peak-to-peak amplitude it takes
 
@@ -22,8 +32,8 @@ def signal_quality(
         peak_to_peak (`np.ndarray` of shape `(ecgs, leads)`): mV.
 
     Returns:
-        `list[dict]`: Per ECG rate, duration, largest amplitude, share of missing samples, flat and clipped leads, the
-        largest violation of Einthoven's I + III = II in mV, and whether the limb electrodes look exchanged (`None`
+        `list[dict]`: Per ECG rate, duration, largest amplitude, fraction of missing samples, flat and clipped leads,
+        the largest violation of Einthoven's I + III = II in mV, and whether limb-lead reversal is suspected (`None`
         where the leads that would tell are absent).
 
     Example:
@@ -54,6 +64,123 @@ def signal_quality(
     ]
 
 
+def record_quality(record: Any) -> tuple[dict[str, Any] | None, list[str]]:
+    """Return the quality flags that the feature extractor gives of a record of any length, and its warnings.
+
+    Args:
+        record (`EcgRecord`): Leads other than the standard twelve are left out, with a note.
+
+    Returns:
+        The flags, `None` where the feature extractor cannot use the record, and notes.
+
+    Example:
+
+    >>> from modeling_merit.processing.record import EcgRecord
+    >>> flags, notes = record_quality(EcgRecord(np.zeros((2, 1000)), 500, ("I", "II")))
+    >>> flags["flat_leads"], flags["derived_leads"], len(notes)
+    (['I', 'II'], ['III', 'aVR', 'aVL', 'aVF'], 1)
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            rate = check_sampling_rate(record.sampling_rate)
+            rows = known_leads(record.leads, STANDARD_LEADS, "drop")
+            leads = tuple(record.leads[row] for row in rows)
+            signal = np.asarray(record.signal, dtype=np.float32)[None, rows]
+            missing = np.isnan(signal)
+            signal, _ = fill_missing(signal, leads, [0], "mask")
+        except ValueError as error:
+            return None, [f"no quality flags: {error}"]
+        peak_to_peak = np.ptp(signal, axis=-1)
+        warn_amplitude(peak_to_peak.max(axis=-1), [0])
+    flags = signal_quality(signal, missing, leads, rate, peak_to_peak)[0]
+    valid = dict(zip(leads, ~missing[0]))
+    derived = list(derive_limb_leads(dict(zip(leads, signal[0])), STANDARD_LEADS))
+    if derived:
+        valid |= dict.fromkeys(derived, valid["I"] & valid["II"])
+    flags["derived_leads"] = derived
+    flags["absent_leads"] = [lead for lead in STANDARD_LEADS if lead not in valid or not valid[lead].any()]
+    return flags, [str(warning.message) for warning in caught]
+
+
+def check_sampling_rate(value: Any) -> float:
+    """Return a sampling rate in Hz.
+
+    Raises:
+        ValueError: If it is not one number within `PLAUSIBLE_HZ`.
+    """
+    try:
+        rate = math.nan if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError):
+        rate = math.nan
+    low, high = PLAUSIBLE_HZ
+    if not low <= rate <= high:
+        raise ValueError(f"Expected `sampling_rate` to be one number from {low:g} to {high:g} Hz, got {value!r}.")
+    return rate
+
+
+def known_leads(leads: Sequence[str], rows: Sequence[str], extra_leads: str, stacklevel: int = 2) -> list[int]:
+    """Return which of the leads have a row in the model; drop the others with a warning, or refuse them.
+
+    Raises:
+        ValueError: If `extra_leads` is `"raise"` and there are others, or if no lead has a row.
+    """
+    extra = [lead for lead in leads if lead not in rows]
+    known = [i for i, lead in enumerate(leads) if lead in rows]
+    if extra and (extra_leads == "raise" or not known):
+        raise ValueError(
+            f"The model has no row for {', '.join(extra)}; expected leads among {', '.join(rows)}. "
+            'Leave those out, or set extra_leads="drop" on the feature extractor to use the others alone.'
+        )
+    if extra:
+        warnings.warn(f"Leads without a row in the model are dropped: {', '.join(extra)}.", stacklevel=stacklevel + 1)
+    return known
+
+
+def fill_missing(
+    signal: np.ndarray, leads: Sequence[str], indices: Sequence[int], policy: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Interpolate NaN in `(ecgs, leads, samples)`; return the signal and where it stays unknown (`None`: nowhere).
+
+    Raises:
+        ValueError: If a sample is infinite, an ECG holds no valid sample, or one is NaN under the policy `"raise"`.
+    """
+    finite = np.isfinite(signal)
+    if finite.all():
+        return signal, None
+    invalid = np.isnan(signal)
+    for index, lead in np.argwhere((~finite & ~invalid).any(axis=-1)):
+        raise ValueError(
+            f"ECG {indices[index]}, lead {leads[lead]} holds infinite values; expected voltages. Mark them NaN."
+        )
+    for index, lead in np.argwhere(invalid.any(axis=-1)):
+        bad = invalid[index, lead]
+        if policy == "raise":
+            raise ValueError(
+                f"ECG {indices[index]}, lead {leads[lead]} holds {bad.sum()} NaN of {bad.size} samples. "
+                'Pass nan_policy="mask" to hide them from the model, or "interpolate" to bridge them.'
+            )
+    if invalid.all(axis=(1, 2)).any():
+        raise ValueError(f"ECG {indices[int(invalid.all(axis=(1, 2)).argmax())]} holds no valid sample. Leave it out.")
+    signal = bridge_nan(signal)
+    if policy == "interpolate":
+        invalid = np.broadcast_to(invalid.all(axis=-1, keepdims=True), invalid.shape)
+    return signal, invalid
+
+
+def warn_amplitude(peak_to_peak: np.ndarray, indices: Sequence[int], stacklevel: int = 2) -> None:
+    """Warn of ECGs whose largest peak-to-peak amplitude in mV is not that of an ECG."""
+    low, high = PLAUSIBLE_MV
+    odd = (peak_to_peak < low) | (peak_to_peak > high)
+    if odd.any():
+        first = int(odd.argmax())
+        warnings.warn(
+            f"Implausible amplitude in {odd.sum()} of {len(odd)} ECGs: expected {low:g} to {high:g} mV peak to peak, "
+            f"got {peak_to_peak[first]:.3g} mV in ECG {indices[first]}. Probably `units` is wrong.",
+            stacklevel=stacklevel + 1,
+        )
+
+
 def _clipped(signal: np.ndarray, rate: float) -> np.ndarray:
     """Tell the leads that stay at their own maximum or minimum for at least 20 ms and 4 samples."""
     run = max(CLIP_SAMPLES, math.ceil(CLIP_SECONDS * rate))
@@ -67,11 +194,11 @@ def _clipped(signal: np.ndarray, rate: float) -> np.ndarray:
 
 
 def _limb_lead_swap(lead_i: np.ndarray, lead_ii: np.ndarray, v6: np.ndarray | None) -> np.ndarray:
-    """Suspect exchanged limb electrodes where I runs against V6, or aVR along with it.
+    """Suspect limb-lead reversal where I runs against V6, or aVR along with it.
 
     I and V6 look at the heart from the same side. The rule holds for 0.6 % of the PTB-XL records as they are, for 86 %
-    once the arms are exchanged in software, for 65 % once right arm and left leg are; left arm with left leg is not
-    seen. Without V6: I points down and aVR up (2 %, 80 %, 40 %). Dextrocardia looks the same.
+    once the arm electrodes are exchanged in software, for 65 % once right arm and left leg are; left arm with left
+    leg is not seen. Without V6: I points down and aVR up (2 %, 80 %, 40 %). Dextrocardia looks the same.
     """
     avr = -(lead_i + lead_ii) / 2
     if v6 is not None:
@@ -85,4 +212,13 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(axis=-1) / np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1) + 1e-12)
 
 
-__all__ = ["signal_quality"]
+__all__ = [
+    "PLAUSIBLE_HZ",
+    "PLAUSIBLE_MV",
+    "check_sampling_rate",
+    "fill_missing",
+    "known_leads",
+    "record_quality",
+    "signal_quality",
+    "warn_amplitude",
+]

@@ -14,8 +14,9 @@ from tiny_models import build, merit_config
 
 from modeling_merit import MeritModel
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
-from modeling_merit.processing.cli import DISCLAIMER, main
+from modeling_merit.processing.cli import main
 from modeling_merit.processing.leads import STANDARD_LEADS
+from modeling_merit.processing.record import DISCLAIMER
 from modeling_merit.processing.writers import write_edf, write_wfdb
 
 

@@ -1,6 +1,7 @@
 """MeritFeatureExtractor: rates, units, leads, lengths, NaN, normalisation, quality flags and refusals."""
 
 import json
+import math
 import time
 import warnings
 from types import SimpleNamespace
@@ -14,6 +15,8 @@ from hypothesis.extra.numpy import arrays
 
 from modeling_merit.processing.feature_extraction_merit import MeritFeatureExtractor
 from modeling_merit.processing.leads import STANDARD_LEADS
+from modeling_merit.processing.record import EcgRecord
+from modeling_merit.processing.signal_quality import record_quality
 
 LEADS = list(STANDARD_LEADS)
 FACTS = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
@@ -550,3 +553,31 @@ def test_a_training_batch_is_fast():
         extract(batch, sampling_rate=100, leads=LEADS, units="uV", return_tensors="pt")
         best = min(best, time.process_time() - start)
     assert best < 0.06
+
+
+@pytest.mark.parametrize("rate", [100, 360, 499.9, 512, 1000])
+@pytest.mark.parametrize("names", [LEADS, ["II", "I", "V2"], ["I", "II", "V1", "X", "Y"], ["MLII", "V5"], ["X"]])
+def test_quality_of_a_record_needs_no_feature_extractor(rate, names):
+    """`record_quality`, which imports numpy alone, gives what the feature extractor gives, warnings included."""
+    ecg = make_ecg(1000, len(names), seed=len(names))
+    ecg[0, 100:200] = np.nan
+    ecg[-1] = np.nan if len(names) > 2 else 0.0
+    for signal in (ecg, ecg * 1000, np.full_like(ecg, np.nan)):
+        record = EcgRecord(signal, rate, tuple(names))
+        extractor = MeritFeatureExtractor(
+            sampling_rate=round(rate), nan_policy="mask", extra_leads="drop", min_seconds=1e-6, max_seconds=math.inf
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                flags = extractor(record, return_quality=True)["quality"][0]
+                notes = [str(warning.message) for warning in caught]
+            except ValueError as error:
+                flags, notes = None, [f"no quality flags: {error}"]
+        assert record_quality(record) == (flags, notes)
+        assert json.loads(json.dumps(flags)) == flags  # plain values
+
+
+def test_quality_of_a_record_at_an_implausible_rate():
+    flags, notes = record_quality(EcgRecord(make_ecg(100), 5, STANDARD_LEADS))
+    assert flags is None and notes[0].startswith("no quality flags: Expected `sampling_rate`")

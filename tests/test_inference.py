@@ -51,6 +51,8 @@ def test_embeddings_are_those_of_the_model(loaded, ecgs, features):
         "leads": lambda: model.ecg_model.get_lead_features(*inputs).flatten(1),
     }[features]()
     torch.testing.assert_close(embed_ecgs(*loaded, ecgs, features), expected)
+    extracted = loaded[1].feature_extractor(ecgs, return_tensors="pt")
+    torch.testing.assert_close(embed_ecgs(*loaded, extracted, features), expected)
 
 
 @torch.no_grad()
