@@ -1,4 +1,4 @@
-"""Write reports for ECG files with a model of `train_report_generation.py`. Not for clinical use.
+"""Write reports for ECG files with a model of `train_report_generation.py`. Not a medical device.
 
     python examples/generate_report.py --model merit-report ecgs/*.hea --language English
     python examples/generate_report.py --model merit-report ecgs/ --format json --output reports.json
@@ -14,14 +14,13 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoProcessor, set_seed
+from transformers import set_seed
 
-from modeling_merit import MeritForConditionalGeneration
 from modeling_merit.configuration_merit import PROMPTS
+from modeling_merit.processing.inference import generate_reports, load_checkpoint
 from modeling_merit.processing.metrics.statements import find_statements, statement_lexicon
 from modeling_merit.processing.readers import read_ecg
-
-NOTICE = "Written by a research model; not for clinical use. Not a medical device."
+from modeling_merit.processing.record import DISCLAIMER
 
 
 def parse_args():
@@ -59,23 +58,12 @@ def find_files(paths):
             yield path
 
 
-@torch.inference_mode()
-def write_texts(model, processor, ecgs, prompts, **options):
-    """Answers to prompts of one ECG each: a list of texts."""
-    inputs = processor(ecg=ecgs, text=prompts, return_tensors="pt").to(model.device)
-    ids = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in processor.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-
 def main():
     args = parse_args()
     set_seed(args.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = MeritForConditionalGeneration.from_pretrained(args.model).to(device)
-    processor = AutoProcessor.from_pretrained(args.model)
-    prompt = model.config.prompts[args.task].format(
-        ecg=processor.ecg_token, language=args.language, question=args.question
-    )
+    model, processor = load_checkpoint(args.model, "AutoModelForMultimodalLM", device=device)
+    prompt = model.config.prompts[args.task].replace("{question}", args.question or "")
     options = {"max_new_tokens": args.max_new_tokens, "num_beams": args.num_beams, "do_sample": args.sample}
     if args.sample:
         options["temperature"] = args.temperature
@@ -94,14 +82,15 @@ def main():
     for start in tqdm(range(0, len(records), args.batch_size), unit="batch", disable=len(records) <= args.batch_size):
         batch = records[start : start + args.batch_size]
         ecgs = [record for _, record in batch]
-        for (path, _), text in zip(batch, write_texts(model, processor, ecgs, [prompt] * len(batch), **options)):
+        texts = generate_reports(model, processor, ecgs, prompt, args.language, **options)
+        for (path, _), text in zip(batch, texts):
             mentions = {
                 statement_lexicon()[mention.statement]["name"]: mention.status for mention in find_statements(text)
             }
-            results.append({"file": str(path), "text": text, "statements": mentions, "notice": NOTICE})
+            results.append({"file": str(path), "text": text, "statements": mentions, "notice": DISCLAIMER})
     if args.format == "json":
         content = {
-            "notice": NOTICE,
+            "notice": DISCLAIMER,
             "model": args.model,
             "task": args.task,
             "language": args.language,
@@ -111,7 +100,7 @@ def main():
         }
         written = json.dumps(content, indent=1, ensure_ascii=False)
     else:
-        written = "\n".join([f"# {NOTICE}", *(f"{result['file']}\t{result['text']}" for result in results)])
+        written = "\n".join([f"# {DISCLAIMER}", *(f"{result['file']}\t{result['text']}" for result in results)])
     if args.output:
         args.output.write_text(written + "\n", encoding="utf-8")
     else:

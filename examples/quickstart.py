@@ -16,13 +16,14 @@ import modeling_merit  # noqa: F401  registers MERIT with the Auto classes
 from modeling_merit.processing import EcgRecord, read_ecg
 from modeling_merit.processing.data.simulation import FINDINGS, RHYTHMS, simulate_ecg
 from modeling_merit.processing.plotting import plot_ecg
+from modeling_merit.processing.record import DISCLAIMER
 from modeling_merit.processing.writers import write_wfdb
 
 UNSEEN_SEED = 10**6  # the records of the synthetic data set are drawn from pairs of numbers, never from a single one
 
 
 def write_synthetic_ecg(folder: str, condition: str) -> Path:
-    """Write a synthetic ECG as a WFDB record of 16-bit samples; returns the path of its header."""
+    """Write a synthetic ECG as a WFDB record of 16-bit samples; return the path of its header."""
     ecg = simulate_ecg(condition, seed=UNSEEN_SEED)
     return write_wfdb(EcgRecord(ecg.signal, ecg.sampling_rate, ecg.leads, record_id="unseen"), folder)
 
@@ -50,11 +51,11 @@ def main():
     print(
         f"\n{Path(path).name}: {len(record.leads)} leads, {record.duration_s:g} s, {record.sampling_rate:g} Hz{truth}"
     )
-    print(f"{'prompt':<36} share")
-    for share, prompt in sorted(zip(similarities.tolist(), prompts), reverse=True)[:8]:
-        print(f"{prompt:<36} {share:5.3f} {'#' * round(40 * share)}")
+    print(f"{'prompt':<36} fraction")
+    for fraction, prompt in sorted(zip(similarities.tolist(), prompts), reverse=True)[:8]:
+        print(f"{prompt:<36} {fraction:5.3f} {'#' * round(40 * fraction)}")
     plot_ecg(record, args.plot)
-    print(f"12-lead plot: {args.plot}\nNot a medical device: for research only.")
+    print(f"12-lead plot: {args.plot}\n{DISCLAIMER}")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ from tiny_models import build, merit_config
 
 from modeling_merit import MeritModel
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor
-from modeling_merit.processing.cli import DISCLAIMER
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.leads import STANDARD_LEADS
+from modeling_merit.processing.record import DISCLAIMER
 from modeling_merit.processing.writers import write_wfdb
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -192,8 +192,8 @@ class TestModel:
         with torch.no_grad():
             outputs = model(**processor(ecg=record, text=texts, return_tensors="pt"))
         cosines = (outputs.ecg_embeds @ outputs.text_embeds.T)[0].tolist()
-        shares = outputs.logits_per_ecg[0].softmax(dim=0).tolist()
-        expected = {text: pytest.approx((a, b), abs=6e-4) for text, a, b in zip(texts, cosines, shares)}
+        fractions = outputs.logits_per_ecg[0].softmax(dim=0).tolist()
+        expected = {text: pytest.approx((a, b), abs=6e-4) for text, a, b in zip(texts, cosines, fractions)}
         assert {row[0]: tuple(row[1:]) for row in rows} == expected
         answer = json.loads(handlers.embed(record))
         assert answer["embedding"] == pytest.approx(outputs.ecg_embeds[0].tolist(), abs=1e-5)
@@ -234,7 +234,7 @@ class TestModel:
         for text in (english, german):
             written, notice = text.split("\n\n")
             assert written
-            assert notice == "Written by a research model; not for clinical use. Not a medical device."
+            assert notice == DISCLAIMER
         assert english == handlers.report(record, "English")
 
 
@@ -257,8 +257,7 @@ class TestPage:
         assert list(tabs(app.demo)) == ["ECG", "Statements", "Embedding", "Report"]
         for tab in tabs(app.demo).values():
             assert isinstance(tab.children[0], gr.Markdown)
-            assert "Not a medical device" in tab.children[0].value
-        assert "not for clinical use" in tabs(app.demo)["Report"].children[0].value
+            assert DISCLAIMER in tab.children[0].value
         monkeypatch.setattr(app.handlers, "REPORT_MODEL", None)
         assert list(tabs(app.build())) == ["ECG", "Statements", "Embedding"]
 
@@ -282,7 +281,7 @@ class TestPage:
             assert plot["plot"].startswith("data:image/png;base64,")
             assert (facts["leads"], facts["age"], quality["flat_leads"]) == (list(STANDARD_LEADS), 61, [])
             scores = client.predict("sinus rhythm\natrial fibrillation", api_name="/compare")
-            assert scores["headers"] == ["statement", "cosine similarity", "share"]
+            assert scores["headers"] == ["statement", "cosine similarity", "fraction"]
             assert {row[0] for row in scores["data"]} == {"sinus rhythm", "atrial fibrillation"}
             assert sum(row[2] for row in scores["data"]) == pytest.approx(1, abs=0.002)
             assert len(json.loads(client.predict(api_name="/embed"))["embedding"]) == 8

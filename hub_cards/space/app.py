@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 import handlers
-from handlers import KEPT_S, PIECE_S, REPORT_NOTICE, compare, embed, read, report, simulate, statements_in
+from handlers import KEPT_S, PIECE_S, compare, embed, read, report, simulate, statements_in
 
 from modeling_merit.processing.data.simulation import CONDITIONS
+from modeling_merit.processing.record import DISCLAIMER
 
-NOTICE = "> **Not a medical device.** Research software: not for diagnosis, monitoring or treatment."
+NOTICE = f"> **{DISCLAIMER}**"
 LAUNCH: dict[str, Any] = {"max_file_size": "10mb", "run_history": False, "footer_links": ["api"]}
 
 
@@ -42,8 +43,8 @@ def build() -> gr.Blocks:
                     language = gr.Radio(["de", "en"], value="de", label="Most reports it has learnt from are German")
                     statements = gr.Textbox(statements_in("de"), lines=12, label="Statements, one per line")
                     compared = gr.Button("Compare", variant="primary")
-                    scores = gr.Dataframe(headers=["statement", "cosine similarity", "share"], type="array")
-                    gr.Markdown("Shares compare the statements with each other; they are no probabilities of disease.")
+                    scores = gr.Dataframe(headers=["statement", "cosine similarity", "fraction"], type="array")
+                    gr.Markdown("The fractions compare the statements; they are not probabilities of disease.")
                 with gr.Tab("Embedding"):
                     gr.Markdown(NOTICE)
                     embedded = gr.Button("Embed", variant="primary")
@@ -51,7 +52,7 @@ def build() -> gr.Blocks:
                 results = [scores, embedding]
                 if handlers.REPORT_MODEL:
                     with gr.Tab("Report"):
-                        gr.Markdown(f"{NOTICE} {REPORT_NOTICE}")
+                        gr.Markdown(NOTICE)
                         tongue = gr.Radio(["English", "German"], value="English", label="Language")
                         asked = gr.Button("Write a report", variant="primary")
                         results.append(gr.Textbox(label="Report"))

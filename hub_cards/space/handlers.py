@@ -13,20 +13,19 @@ from functools import cache, wraps
 from pathlib import Path
 
 import gradio as gr
-import torch
-import transformers
 
-import modeling_merit  # noqa: F401  registers MERIT with the Auto classes
 from modeling_merit.processing.benchmark.prompts import load_prompts
-from modeling_merit.processing.cli import DISCLAIMER, REFUSALS, describe
+from modeling_merit.processing.cli import REFUSALS
 from modeling_merit.processing.data.simulation import simulate_ecg
+from modeling_merit.processing.inference import embed_ecgs, generate_reports, load_checkpoint, score_prompts
+from modeling_merit.processing.inspection import describe
 from modeling_merit.processing.plotting import DPI, plot_ecg
 from modeling_merit.processing.readers import EcgRecord, detect_format, open_source, read_ecg
+from modeling_merit.processing.record import DISCLAIMER
 
 BESIDE = Path(__file__).resolve().parent.parent / "merit-ecg"
 MODEL = os.environ.get("MERIT_MODEL") or (str(BESIDE) if BESIDE.is_dir() else "your-name/merit-ecg")
 REPORT_MODEL = os.environ.get("MERIT_REPORT_MODEL")
-REPORT_NOTICE = "Written by a research model; not for clinical use. Not a medical device."
 CLASSES = ["NORM", "SR", "AFIB", "STACH", "SBRAD", "CLBBB", "CRBBB", "LVH", "IMI", "ASMI", "PVC", "PACE"]
 PIECE_S = 10
 KEPT_S = 600  # seconds that the page remembers an ECG, and that an upload nobody reads stays
@@ -42,8 +41,7 @@ def guarded(function):
         try:
             if not inputs[0]:
                 raise ValueError(f"Upload or simulate an ECG first. It is forgotten after {KEPT_S // 60} minutes.")
-            with torch.inference_mode():
-                return function(*inputs)
+            return function(*inputs)
         except REFUSALS as error:
             raise gr.Error(html.escape(str(error), quote=False), duration=None, print_exception=False) from None
 
@@ -83,40 +81,31 @@ def show(record, format):
     return record, plot_ecg(record, dpi=DPI / 2), facts, quality
 
 
-@cache
-def load(name, auto_class):
-    processor = transformers.AutoProcessor.from_pretrained(name)
-    processor.feature_extractor.nan_policy, processor.feature_extractor.extra_leads = "mask", "drop"
-    return processor, getattr(transformers, auto_class).from_pretrained(name).eval()
+load = cache(load_checkpoint)
 
 
 @guarded
 def compare(record, statements):
-    """Return rows of statement, cosine similarity with the ECG, and share in the softmax over the statements."""
+    """Return rows of statement, cosine similarity with the ECG, and fraction in the softmax over the statements."""
     texts = [line.strip() for line in statements.splitlines() if line.strip()]
     if len(texts) > MAX_STATEMENTS:
         raise ValueError(f"Expected at most {MAX_STATEMENTS} statements, got {len(texts)}.")
-    processor, model = load(MODEL, "AutoModel")
-    outputs = model(**processor(ecg=record, text=texts, return_tensors="pt"))
-    cosines = (outputs.ecg_embeds @ outputs.text_embeds.T)[0].tolist()
-    rows = zip(texts, cosines, outputs.logits_per_ecg[0].softmax(dim=0).tolist())
-    return [[text, round(cosine, 3), round(share, 3)] for text, cosine, share in sorted(rows, key=lambda row: -row[1])]
+    scores = score_prompts(*load(MODEL), record, texts)
+    rows = zip(texts, scores.cosine_similarity[0].tolist(), scores.fractions[0].tolist())
+    return [[text, round(cosine, 3), round(part, 3)] for text, cosine, part in sorted(rows, key=lambda row: -row[1])]
 
 
 @guarded
 def embed(record):
-    processor, model = load(MODEL, "AutoModel")
-    embedding = model.get_ecg_features(**processor(ecg=record, return_tensors="pt"))[0].tolist()
+    embedding = embed_ecgs(*load(MODEL), record)[0].tolist()
     return json.dumps({"model": MODEL, "disclaimer": DISCLAIMER, "embedding": embedding})
 
 
 @guarded
 def report(record, language):
-    processor, model = load(REPORT_MODEL, "AutoModelForMultimodalLM")
-    prompt = model.config.prompts["report"].format(ecg=processor.ecg_token, language=language)
-    inputs = processor(ecg=record, text=prompt, return_tensors="pt")
-    tokens = model.generate(**inputs, max_new_tokens=128, do_sample=False)[:, inputs["input_ids"].shape[1] :]
-    return f"{processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()}\n\n{REPORT_NOTICE}"
+    model, processor = load(REPORT_MODEL, "AutoModelForMultimodalLM")
+    options = {"max_new_tokens": 128, "do_sample": False}
+    return f"{generate_reports(model, processor, record, language=language, **options)[0]}\n\n{DISCLAIMER}"
 
 
 def statements_in(language):
