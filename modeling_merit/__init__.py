@@ -1,43 +1,15 @@
-"""MERIT for the Hugging Face Hub. Importing this package registers the MERIT classes with the `Auto*` factories."""
+"""MERIT for the Hugging Face Hub. Importing this package registers the MERIT classes with the `Auto*` classes."""
 
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModel,
-    AutoModelForMultimodalLM,
-    AutoModelForPreTraining,
-    AutoProcessor,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from .configuration_merit import MeritConfig, MeritEcgConfig, MeritGenerationConfig
-from .modeling_merit import MeritEcgModel, MeritForEcgClassification, MeritForPreTraining, MeritModel
-from .modeling_merit_generation import MeritForConditionalGeneration
-from .processing import MeritFeatureExtractor, MeritProcessor
+from .registration import register_when_transformers_is_imported
 
-AutoConfig.register("merit", MeritConfig)
-AutoConfig.register("merit_ecg_encoder", MeritEcgConfig)
-AutoConfig.register("merit_generation", MeritGenerationConfig)
-AutoModel.register(MeritConfig, MeritModel)
-AutoModel.register(MeritEcgConfig, MeritEcgModel)
-AutoModelForPreTraining.register(MeritConfig, MeritForPreTraining)
-AutoModelForMultimodalLM.register(MeritGenerationConfig, MeritForConditionalGeneration)
-AutoFeatureExtractor.register(MeritConfig, MeritFeatureExtractor)
-AutoFeatureExtractor.register(MeritEcgConfig, MeritFeatureExtractor)
-AutoFeatureExtractor.register(MeritGenerationConfig, MeritFeatureExtractor)
-AutoProcessor.register(MeritConfig, MeritProcessor)
-AutoProcessor.register(MeritGenerationConfig, MeritProcessor)
-
-# Makes `save_pretrained` and `push_to_hub` copy the code beside the weights, for loading without this package.
-MeritConfig.register_for_auto_class()
-MeritEcgConfig.register_for_auto_class()
-MeritGenerationConfig.register_for_auto_class()
-MeritModel.register_for_auto_class("AutoModel")
-MeritEcgModel.register_for_auto_class("AutoModel")
-MeritForPreTraining.register_for_auto_class("AutoModelForPreTraining")
-MeritForEcgClassification.register_for_auto_class("AutoModel")
-MeritForConditionalGeneration.register_for_auto_class("AutoModelForMultimodalLM")
-MeritFeatureExtractor.register_for_auto_class()
-MeritProcessor.register_for_auto_class()
+if TYPE_CHECKING:
+    from .configuration_merit import MeritConfig, MeritEcgConfig, MeritGenerationConfig
+    from .modeling_merit import MeritEcgModel, MeritForEcgClassification, MeritForPreTraining, MeritModel
+    from .modeling_merit_generation import MeritForConditionalGeneration
+    from .processing import MeritFeatureExtractor, MeritProcessor
 
 __version__ = "0.1.0"
 
@@ -53,3 +25,21 @@ __all__ = [
     "MeritModel",
     "MeritProcessor",
 ]
+
+_MODULES = ("configuration_merit", "modeling_merit", "modeling_merit_generation", "processing")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public class or a module when its name is used (PEP 562): torch and transformers take seconds."""
+    if name in (*_MODULES, "objective_merit"):
+        return import_module(f".{name}", __name__)
+    if name in __all__:
+        return next(found for module in _MODULES if (found := getattr(__getattr__(module), name, None)))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
+
+
+register_when_transformers_is_imported()

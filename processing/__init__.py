@@ -1,7 +1,24 @@
 """ECG files, records, features and text inputs for MERIT. Imported as `modeling_merit.processing`."""
 
-from .feature_extraction_merit import MeritFeatureExtractor
-from .processing_merit import MeritProcessor
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .readers import EcgFormatError, EcgRecord, read_ecg
 
+if TYPE_CHECKING:
+    from .feature_extraction_merit import MeritFeatureExtractor
+    from .processing_merit import MeritProcessor
+
 __all__ = ["EcgFormatError", "EcgRecord", "MeritFeatureExtractor", "MeritProcessor", "read_ecg"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs transformers when its name is used (PEP 562)."""
+    modules = {"MeritFeatureExtractor": "feature_extraction_merit", "MeritProcessor": "processing_merit"}
+    if name in modules:
+        return getattr(import_module(f".{modules[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
