@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(THREADS)
 
-.PHONY: help install quickstart test lint clean
+.PHONY: help install quickstart test lint hub clean
 
 help:
 	@echo "make quickstart  pre-train a tiny model on synthetic ECGs, then score and plot an ECG file, also with the weights trained on PTB-XL"
 	@echo "make test        the whole test suite, with ruff and mypy"
 	@echo "make lint        ruff and mypy alone"
+	@echo "make hub         the folder of hub_cards/merit-ecg to publish, with its code, in build/hub/"
 	@echo "make clean       remove the virtual environment and what the other targets made"
 
 $(VENV)/.installed: setup.py constraints.txt
@@ -36,6 +37,9 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+hub: install
+	$(BIN)/python hub_cards/make_hub_folder.py --model hub_cards/merit-ecg --output build/hub/merit-ecg
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info merit-ecg runs

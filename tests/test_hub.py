@@ -1,5 +1,6 @@
 """Sharing a model: with the package, without it (code from the Hub), and through a Hub on the loopback interface."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ from modeling_merit import (
     MeritProcessor,
 )
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+CHECKPOINT = REPOSITORY / "hub_cards" / "merit-ecg"
 LEADS = MeritEcgConfig().leads
 FACTS = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
 TEXT = ["sinus rhythm", "atrial fibrillation"]
@@ -129,6 +132,53 @@ def test_everything_loads_by_name_with_the_package(model, folders):
 def test_public_names():
     assert all(hasattr(modeling_merit, name) for name in modeling_merit.__all__)
     assert modeling_merit.__version__ == "0.1.0"
+
+
+LOAD_FOLDER = """
+import sys
+sys.modules["modeling_merit"] = None  # as if the package were not installed
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor
+
+ecgs = list(load_file(sys.argv[1])["ecgs"].numpy())
+facts = {"sampling_rate": 100, "leads": sys.argv[2].split(), "units": "mV", "return_tensors": "pt"}
+source, options = sys.argv[4], {"trust_remote_code": True}
+model = AutoModel.from_pretrained(source, **options)
+processor = AutoProcessor.from_pretrained(source, **options)
+extracted = AutoFeatureExtractor.from_pretrained(source, **options)(ecgs, **facts)
+for each in (model, processor, processor.feature_extractor):
+    assert type(each).__module__.startswith("transformers_modules."), type(each)
+with torch.no_grad():
+    output = model(**processor(ecgs, ["sinusrhythmus", "vorhofflimmern"], **facts))
+    same = model.get_ecg_features(**extracted)
+save_file({"ecg": output.ecg_embeds, "text": output.text_embeds, "extracted": same}, sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+def test_the_folder_to_publish_loads_without_the_package(tmp_path):
+    """`make hub`: equal embeddings, from code that the folder alone holds."""
+    folder = tmp_path / "hub" / "merit-ecg"
+    command = [sys.executable, "hub_cards/make_hub_folder.py", "--model", str(CHECKPOINT), "--output", str(folder)]
+    for _ in range(2):  # the second time over the first
+        subprocess.run(command, check=True, capture_output=True, cwd=REPOSITORY)
+    code = {"configuration_merit.py", "modeling_merit.py", "objective_merit.py", "processing_merit.py"}
+    code |= {"feature_extraction_merit.py", "leads.py", "resampling.py", "signal_quality.py", "units.py"}
+    present = {path.name for path in CHECKPOINT.iterdir()}
+    assert {path.name for path in folder.iterdir()} == present | code
+    assert (folder / "README.md").read_bytes() == (CHECKPOINT / "README.md").read_bytes()
+    save_file({"ecgs": ecgs()}, tmp_path / "ecgs.safetensors")
+    arguments = [tmp_path / "ecgs.safetensors", " ".join(LEADS), tmp_path / "result.safetensors", folder]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run(LOAD_FOLDER, environment | {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}, *arguments)
+    result = load_file(tmp_path / "result.safetensors")
+    model, processor = AutoModel.from_pretrained(CHECKPOINT), AutoProcessor.from_pretrained(CHECKPOINT)
+    with torch.no_grad():
+        texts = ["sinusrhythmus", "vorhofflimmern"]
+        output = model(**processor(list(ecgs().numpy()), texts, **FACTS, return_tensors="pt"))
+    assert torch.equal(result["ecg"], output.ecg_embeds) and torch.equal(result["text"], output.text_embeds)
+    assert torch.equal(result["extracted"], output.ecg_embeds)
 
 
 @pytest.mark.slow

@@ -1,0 +1,43 @@
+"""Make the folder that is published on the Hub: weights, configuration, processor, code and card.
+
+    python hub_cards/make_hub_folder.py --model hub_cards/merit-ecg --output build/hub/merit-ecg
+
+The code beside the weights is what `save_pretrained` copies, so that `trust_remote_code=True` loads the checkpoint
+where merit-ecg is not installed. `hf upload NAME build/hub/merit-ecg` publishes the folder.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from transformers import AutoConfig, AutoProcessor
+
+import modeling_merit
+
+BESIDE_THE_WEIGHTS = ("README.md", "pretraining_results.json")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=Path("hub_cards/merit-ecg"), help="Folder of a checkpoint.")
+    parser.add_argument("--output", type=Path, default=Path("build/hub/merit-ecg"), help="Folder to make anew.")
+    args = parser.parse_args()
+
+    if args.output.exists() and not (args.output / "config.json").is_file():
+        parser.error(f"Expected --output to be absent or a folder made before, got {args.output}.")
+    if args.output.resolve() == args.model.resolve():
+        parser.error("Expected --output to differ from --model, got the same folder.")
+    architecture = AutoConfig.from_pretrained(args.model).architectures[0]
+    model = getattr(modeling_merit, architecture).from_pretrained(args.model)
+    processor = AutoProcessor.from_pretrained(args.model)
+    shutil.rmtree(args.output, ignore_errors=True)
+    model.save_pretrained(args.output)
+    processor.save_pretrained(args.output)
+    for name in BESIDE_THE_WEIGHTS:
+        if (args.model / name).is_file():
+            shutil.copy(args.model / name, args.output)
+    print("\n".join(str(path) for path in sorted(args.output.iterdir())))
+
+
+if __name__ == "__main__":
+    main()
