@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
 from modeling_merit import MeritConfig, MeritFeatureExtractor, MeritModel, MeritProcessor
+from modeling_merit.processing.record import DISCLAIMER
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -140,12 +141,12 @@ def test_generate_report_from_files(report_model, cache, tmp_path):
     options = [*facts, "--format", "json", "--output", tmp_path / "out.json", "--max_new_tokens", 10]
     run("generate_report.py", *paths, *options, cache=cache)
     content = json.loads((tmp_path / "out.json").read_text())
-    assert "not for clinical use" in content["notice"]
+    assert content["notice"] == DISCLAIMER
     assert [Path(result["file"]).name for result in content["results"]] == ["a.csv", "b.csv", "c.csv"]
-    assert all("not for clinical use" in result["notice"] for result in content["results"])
+    assert all(result["notice"] == DISCLAIMER for result in content["results"])
     assert len({result["text"] for result in content["results"]}) == 1  # equal signals, greedy decoding, two batches
     done = run("generate_report.py", paths[0], tmp_path / "broken.xml", *facts, cache=cache, fails=True)
-    assert "broken.xml" in done.stderr and "a.csv" in done.stdout and "not for clinical use" in done.stdout
+    assert "broken.xml" in done.stderr and "a.csv" in done.stdout and DISCLAIMER in done.stdout
     done = run("generate_report.py", paths[0], *facts, "--max_new_tokens", 600, cache=cache, fails=True)
     assert "at most 512 new tokens" in done.stderr
 
