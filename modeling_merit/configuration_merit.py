@@ -41,6 +41,23 @@ PROMPTS = {
 """Prompts of the tasks of `examples/train_report_generation.py`."""
 
 
+def check_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]) -> None:
+    """Raise a ValueError unless the field holds one of the choices."""
+    if getattr(config, name) not in choices:
+        expected = " or ".join(map(repr, choices))
+        raise ValueError(f"Expected `{name}` {expected}, got {getattr(config, name)!r}.")
+
+
+def check_heads(config: PreTrainedConfig, prefix: str = "") -> None:
+    """Raise a ValueError unless the width is even, for sin-cos positions, and a multiple of the attention heads."""
+    width, heads = getattr(config, f"{prefix}hidden_size"), getattr(config, f"{prefix}num_attention_heads")
+    if width % heads or width % 2:
+        raise ValueError(
+            f"Expected an even `{prefix}hidden_size` that `{prefix}num_attention_heads` divides, got {width} and "
+            f"{heads}."
+        )
+
+
 @strict
 class MeritEcgConfig(PreTrainedConfig):
     r"""Configuration of [`MeritEcgModel`], a pre-LayerNorm vision transformer over patches of single leads.
@@ -133,13 +150,12 @@ class MeritEcgConfig(PreTrainedConfig):
                 )
         if not 0 < self.min_patch_coverage <= 1:
             raise ValueError(f"Expected `min_patch_coverage` above 0 and at most 1, got {self.min_patch_coverage}.")
-        if self.hidden_size % self.num_attention_heads or self.hidden_size % 2:
-            raise ValueError(
-                f"Expected an even `hidden_size` that `num_attention_heads` divides, got {self.hidden_size} and "
-                f"{self.num_attention_heads}."
-            )
+        check_heads(self)
         if len(set(self.leads)) != len(self.leads) or not self.leads:
             raise ValueError(f"Expected `leads` to name every row once, got {self.leads}.")
+
+
+ECG_SUB_CONFIG = {"ecg_config": SubConfigSpec(config_class=MeritEcgConfig)}
 
 
 @strict
@@ -190,10 +206,7 @@ class MeritConfig(PreTrainedConfig):
     """
 
     model_type = "merit"
-    sub_configs_defaults = {
-        "ecg_config": SubConfigSpec(config_class=MeritEcgConfig),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
-    }
+    sub_configs_defaults = {**ECG_SUB_CONFIG, "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
 
     ecg_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -260,15 +273,9 @@ class MeritConfig(PreTrainedConfig):
         return cls(**decoder | fields)
 
     def validate_choices(self):
-        if self.alignment_view not in ("full", "masked"):
-            raise ValueError(f"Expected `alignment_view` 'full' or 'masked', got {self.alignment_view!r}.")
-        if self.text_pooling not in ("mean", "cls"):
-            raise ValueError(f"Expected `text_pooling` 'mean' or 'cls', got {self.text_pooling!r}.")
-        if self.decoder_hidden_size % self.decoder_num_attention_heads or self.decoder_hidden_size % 2:
-            raise ValueError(
-                "Expected an even `decoder_hidden_size` that `decoder_num_attention_heads` divides, got "
-                f"{self.decoder_hidden_size} and {self.decoder_num_attention_heads}."
-            )
+        check_choice(self, "alignment_view", ("full", "masked"))
+        check_choice(self, "text_pooling", ("mean", "cls"))
+        check_heads(self, "decoder_")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"Expected `mask_ratio` between 0 and 1, got {self.mask_ratio}.")
         if min(self.reconstruction_weight, self.contrastive_weight) < 0 or not (
@@ -319,7 +326,7 @@ class MeritGenerationConfig(PreTrainedConfig):
 
     model_type = "merit_generation"
     sub_configs_defaults = {
-        "ecg_config": SubConfigSpec(config_class=MeritEcgConfig),
+        **ECG_SUB_CONFIG,
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
     }
 
@@ -343,8 +350,7 @@ class MeritGenerationConfig(PreTrainedConfig):
 
     def validate_projector(self):
         leads = len(self.ecg_config.leads)
-        if self.projector_type not in ("mlp", "perceiver"):
-            raise ValueError(f"Expected `projector_type` 'mlp' or 'perceiver', got {self.projector_type!r}.")
+        check_choice(self, "projector_type", ("mlp", "perceiver"))
         if self.num_ecg_tokens < 1 or (self.projector_type == "mlp" and self.num_ecg_tokens % leads):
             raise ValueError(
                 f"Expected `num_ecg_tokens` to be a positive multiple of the {leads} leads for the 'mlp' projector, "

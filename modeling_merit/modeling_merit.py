@@ -569,8 +569,7 @@ class MeritModel(MeritPreTrainedModel):
     ) -> MeritOutput:
         r"""
         Args:
-            input_values (`torch.FloatTensor` of shape `(ecgs, leads, samples)`, *optional*): See [`MeritEcgModel`].
-            ecg_mask (`torch.BoolTensor` of shape `(ecgs, leads, samples)`, *optional*): See [`MeritEcgModel`].
+            input_values, ecg_mask (*optional*): ECGs, as [`MeritEcgModel`] takes them.
             input_ids (`torch.LongTensor` of shape `(texts, length)`, *optional*): Tokens of the texts.
             attention_mask (`torch.Tensor` of shape `(texts, length)`, *optional*): 0 at padding.
 
@@ -632,11 +631,9 @@ class MeritForPreTraining(MeritPreTrainedModel):
     ) -> MeritForPreTrainingOutput:
         r"""
         Args:
-            input_values (`torch.FloatTensor` of shape `(batch, leads, samples)`): See [`MeritEcgModel`].
-            ecg_mask (`torch.BoolTensor` of shape `(batch, leads, samples)`, *optional*): See [`MeritEcgModel`].
-            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
-                Tokens of the reports; not needed when `config.contrastive_weight` is 0.
-            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 0 at padding.
+            input_values, ecg_mask: ECGs, as [`MeritEcgModel`] takes them.
+            input_ids, attention_mask (*optional*):
+                Their reports, as [`MeritModel`] takes texts; not needed when `config.contrastive_weight` is 0.
 
         Raises:
             ValueError: If the contrastive branch is on and there are no reports, or not one per ECG.
@@ -717,8 +714,7 @@ class MeritForEcgClassification(MeritPreTrainedModel):
     ) -> SequenceClassifierOutput:
         r"""
         Args:
-            input_values (`torch.FloatTensor` of shape `(batch, leads, samples)`): See [`MeritEcgModel`].
-            ecg_mask (`torch.BoolTensor` of shape `(batch, leads, samples)`, *optional*): See [`MeritEcgModel`].
+            input_values, ecg_mask: ECGs, as [`MeritEcgModel`] takes them.
             labels (`torch.Tensor` of shape `(batch, num_labels)` or `(batch,)`, *optional*): As `problem_type` says.
 
         Raises:

@@ -190,9 +190,8 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch, length)`): Prompts with placeholders for ECGs.
-            input_values (`torch.FloatTensor` of shape `(ecgs, leads, samples)`, *optional*):
-                The ECGs of all prompts in order; see [`MeritEcgModel`]. None for text alone.
-            ecg_mask (`torch.BoolTensor` of shape `(ecgs, leads, samples)`, *optional*): See [`MeritEcgModel`].
+            input_values, ecg_mask (*optional*):
+                The ECGs of all prompts in order, as [`MeritEcgModel`] takes them; None for text alone.
             attention_mask, position_ids, inputs_embeds: As the language model takes them.
             ecg_hidden_states (`torch.FloatTensor` of shape `(ecgs, tokens, hidden_size)`, *optional*):
                 `last_hidden_state` of `ecg_model`, instead of `input_values`, where a frozen encoder ran before.
