@@ -155,9 +155,6 @@ class MeritEcgConfig(PreTrainedConfig):
             raise ValueError(f"Expected `leads` to name every row once, got {self.leads}.")
 
 
-ECG_SUB_CONFIG = {"ecg_config": SubConfigSpec(config_class=MeritEcgConfig)}
-
-
 @strict
 class MeritConfig(PreTrainedConfig):
     r"""Configuration of [`MeritModel`] and [`MeritForPreTraining`].
@@ -206,7 +203,10 @@ class MeritConfig(PreTrainedConfig):
     """
 
     model_type = "merit"
-    sub_configs_defaults = {**ECG_SUB_CONFIG, "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert")}
+    sub_configs_defaults = {
+        "ecg_config": SubConfigSpec(config_class=MeritEcgConfig),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
 
     ecg_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None
@@ -326,7 +326,7 @@ class MeritGenerationConfig(PreTrainedConfig):
 
     model_type = "merit_generation"
     sub_configs_defaults = {
-        **ECG_SUB_CONFIG,
+        "ecg_config": SubConfigSpec(config_class=MeritEcgConfig),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
     }
 

@@ -229,14 +229,13 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         # A copy of a prompt needs all its ECGs in a row; the method of the library would repeat each ECG by itself.
+        ecgs = {}
         if expand_size > 1 and input_ids is not None and model_kwargs.get("input_values") is not None:
             counts = (input_ids == self.config.ecg_token_id).sum(dim=1) // self.config.num_ecg_tokens
             groups = torch.arange(int(counts.sum()), device=input_ids.device).split(counts.tolist())
             order = torch.cat([group.repeat(expand_size) for group in groups])
             names = [name for name in ("input_values", "ecg_mask") if model_kwargs.get(name) is not None]
             ecgs = {name: model_kwargs.pop(name)[order] for name in names}
-        else:
-            ecgs = {}
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )

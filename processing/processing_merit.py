@@ -203,6 +203,7 @@ class MeritProcessor(ProcessorMixin):
         Returns:
             `str` or `list[str]`, or with `tokenize` a [`BatchFeature`] or its `input_ids`.
         """
+        # Not with `tokenize`: the method of the library would collect blocks of type "audio" alone, as mono sound.
         prompt = super().apply_chat_template(conversation, chat_template, **kwargs)
         if not tokenize:
             return prompt
