@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, get_cosine_schedule_with_warmup
 
 from modeling_merit import MeritConfig, MeritForPreTraining
-from modeling_merit.configuration_merit import DECODER_SIZES, SIZES
+from modeling_merit.configuration_merit import SIZES
 from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
 from modeling_merit.processing.benchmark.results import data_fingerprint, provenance, write_json
 from modeling_merit.processing.data import normalize_report
@@ -164,16 +164,15 @@ def build(args, train_table, device):
         reports = [normalize_report(report or "") for report in train_table["report"]]
         tokenizer = train_tokenizer(reports, args.vocab_size, args.max_report_tokens)
         text_config = AutoConfig.for_model("bert", vocab_size=len(tokenizer), **TEXT_TOWER)
-    decoder = {f"decoder_{name}": value for name, value in DECODER_SIZES[args.size].items()}
-    config = MeritConfig(
-        ecg_config=SIZES[args.size] | {"window_seconds": args.crop_seconds},
+    config = MeritConfig.from_size(
+        args.size,
+        ecg_config={"window_seconds": args.crop_seconds},
         text_config=text_config.to_dict(),
         text_pooling="cls" if args.text_model else "mean",
         mask_ratio=args.mask_ratio,
         alignment_view=args.alignment_view,
         reconstruction_weight=args.reconstruction_weight,
         contrastive_weight=args.contrastive_weight,
-        **decoder,
     )
     attention = args.attn_implementation or ("eager" if device.type == "cpu" else "sdpa")
     model = MeritForPreTraining._from_config(config, attn_implementation=attention)

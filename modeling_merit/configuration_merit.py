@@ -5,6 +5,7 @@ for Electrocardiogram Signals" (arXiv:2605.27583).
 """
 
 from dataclasses import field
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
@@ -13,18 +14,11 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 STANDARD_LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 
 SIZES = {
-    "base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-    "small": {"hidden_size": 384, "num_hidden_layers": 8, "num_attention_heads": 6, "intermediate_size": 1536},
-    "tiny": {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512},
+    "tiny": {"ecg_config": (128, 4, 4), "decoder": (128, 2, 4), "text_config": (128, 3, 4)},
+    "small": {"ecg_config": (384, 8, 6), "decoder": (192, 4, 4), "text_config": (256, 4, 4)},
+    "base": {"ecg_config": (768, 12, 12), "decoder": (256, 4, 4), "text_config": (768, 12, 12)},
 }
-"""Named sizes of the ECG tower, as fields of `MeritEcgConfig`."""
-
-DECODER_SIZES = {
-    "base": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024},
-    "small": {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 768},
-    "tiny": {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 512},
-}
-"""The decoder that goes with each size, as fields of `MeritConfig` prefixed with `decoder_`."""
+"""Width, layers and attention heads of the parts of [`MeritConfig`] by the name of a size."""
 
 # Every class that reads such a checkpoint: the file that `save_pretrained` copies beside the weights names only the
 # class it was called on, so that a checkpoint of `MeritForPreTraining` would not load through `AutoModel` and remote
@@ -47,6 +41,23 @@ PROMPTS = {
 """Prompts of the tasks of `examples/train_report_generation.py`."""
 
 
+def check_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]) -> None:
+    """Raise a ValueError unless the field holds one of the choices."""
+    if getattr(config, name) not in choices:
+        expected = " or ".join(map(repr, choices))
+        raise ValueError(f"Expected `{name}` {expected}, got {getattr(config, name)!r}.")
+
+
+def check_heads(config: PreTrainedConfig, prefix: str = "") -> None:
+    """Raise a ValueError unless the width is even, for sin-cos positions, and a multiple of the attention heads."""
+    width, heads = getattr(config, f"{prefix}hidden_size"), getattr(config, f"{prefix}num_attention_heads")
+    if width % heads or width % 2:
+        raise ValueError(
+            f"Expected an even `{prefix}hidden_size` that `{prefix}num_attention_heads` divides, got {width} and "
+            f"{heads}."
+        )
+
+
 @strict
 class MeritEcgConfig(PreTrainedConfig):
     r"""Configuration of [`MeritEcgModel`], a pre-LayerNorm vision transformer over patches of single leads.
@@ -55,7 +66,7 @@ class MeritEcgConfig(PreTrainedConfig):
         leads (`list[str]`, defaults to the 12 standard leads):
             Names of the rows of `input_values`, in order. The lead embedding of a row belongs to its name.
         sampling_rate (`float`, defaults to 100):
-            Rate of `input_values` in Hz. It turns patch numbers into seconds for the position embedding.
+            Rate of `input_values` in Hz. It turns patch indices into seconds for the position embedding.
         patch_length (`int`, defaults to 50):
             Samples per patch; one token is one patch of one lead.
         hidden_size (`int`, defaults to 768):
@@ -82,14 +93,14 @@ class MeritEcgConfig(PreTrainedConfig):
             Longest wavelength of the sin-cos time position, in seconds: the longest record.
         amplitude_embedding (`bool`, defaults to `True`):
             Whether mean and log standard deviation of each patch (in the unit of `input_values`) are embedded and
-            added to its token. The patch embedding starts with a LayerNorm, which hides the voltage that LVH and low
-            voltage need.
+            added to its token. The patch embedding starts with a LayerNorm, which removes the voltage that LVH and
+            low voltage are diagnosed from.
         window_seconds (`float`, *optional*):
             Longer records are encoded in windows of this length, each by itself; the pooled feature is the mean over
-            all. Pre-training sets it to the length of its pieces, for a tower makes nothing of later positions than
-            it was trained on. `None` encodes records whole, and masked modelling always does.
+            all. Pre-training sets it to the length of its crops, because the encoder has not learned the
+            positions beyond them. `None` encodes records whole, and masked modelling always does.
         min_patch_coverage (`float`, defaults to 0.5):
-            Share of real samples from which a patch counts; patches below it are masked out of attention.
+            Fraction of recorded samples from which a patch counts; patches below it are masked out of attention.
 
     Example:
 
@@ -139,11 +150,7 @@ class MeritEcgConfig(PreTrainedConfig):
                 )
         if not 0 < self.min_patch_coverage <= 1:
             raise ValueError(f"Expected `min_patch_coverage` above 0 and at most 1, got {self.min_patch_coverage}.")
-        if self.hidden_size % self.num_attention_heads or self.hidden_size % 2:
-            raise ValueError(
-                f"Expected an even `hidden_size` that `num_attention_heads` divides, got {self.hidden_size} and "
-                f"{self.num_attention_heads}."
-            )
+        check_heads(self)
         if len(set(self.leads)) != len(self.leads) or not self.leads:
             raise ValueError(f"Expected `leads` to name every row once, got {self.leads}.")
 
@@ -154,21 +161,21 @@ class MeritConfig(PreTrainedConfig):
 
     Args:
         ecg_config (`dict` or [`MeritEcgConfig`], *optional*):
-            The ECG tower.
+            The ECG encoder.
         text_config (`dict` or `PreTrainedConfig`, *optional*):
-            The text tower: the configuration of any encoder of `AutoModel`, BERT when not given.
+            The text encoder: the configuration of any encoder of `AutoModel`, BERT when not given.
         projection_dim (`int`, defaults to 256):
-            Dimension of the space in which ECGs and texts meet.
+            Dimension of the embeddings of ECGs and texts.
         projection_hidden_size (`int`, defaults to 256):
             Width of the hidden layer of the two projection heads.
         text_pooling (`str`, defaults to `"mean"`):
             `"mean"` over the tokens of the text, or `"cls"` for its first token.
         logit_scale_init_value (`float`, defaults to 2.6593):
-            Logarithm of the initial inverse temperature; the default is log(1 / 0.07).
+            Initial `logit_scale`, the logarithm of the inverse temperature; the default is log(1 / 0.07).
         logit_scale_max (`float`, defaults to 100.0):
-            Upper limit of the inverse temperature.
+            Upper limit of `exp(logit_scale)`.
         mask_ratio (`float`, defaults to 0.75):
-            Share of the patches of every lead that is hidden from the encoder in masked ECG modelling.
+            Fraction of the patches of every lead that is masked in masked ECG modelling.
         decoder_hidden_size (`int`, defaults to 256):
             Width of the decoder.
         decoder_num_hidden_layers (`int`, defaults to 4):
@@ -179,11 +186,11 @@ class MeritConfig(PreTrainedConfig):
             Width of the feed-forward layers of the decoder.
         alignment_view (`str`, defaults to `"full"`):
             What is aligned with the report: `"full"`, the whole ECG, or `"masked"`, the patches that masked modelling
-            sees (one encoder pass instead of two).
+            encodes (one encoder pass instead of two).
         reconstruction_weight (`float`, defaults to 1.0):
             Weight of the masked modelling loss; 0 switches the branch off.
         contrastive_weight (`float`, defaults to 1.0):
-            Weight λ of the ECG-report loss; 0 switches the branch off.
+            Weight λ of the contrastive alignment loss; 0 switches the branch off.
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of the initial mask token.
 
@@ -219,16 +226,56 @@ class MeritConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
 
+    @classmethod
+    def from_size(cls, size: str, **fields: Any) -> "MeritConfig":
+        """Return the configuration of a named size.
+
+        | size | ECG encoder: width, layers, heads | decoder | text encoder | parameters: ECG, decoder, text, in all |
+        |---|---|---|---|---|
+        | `"tiny"` | 128, 4, 4 | 128, 2, 4 | 128, 3, 4 | 0.80, 0.42, 4.57, 5.99 million |
+        | `"small"` | 384, 8, 6 | 192, 4, 4 | 256, 4, 4 | 14.2, 1.87, 11.1, 27.5 million |
+        | `"base"` | 768, 12, 12 | 256, 4, 4 | 768, 12, 12 | 85.1, 3.37, 109, 198 million |
+
+        Feed-forward layers are four times as wide. All sizes read 12 leads at 100 Hz in patches of 50 samples. The
+        text encoder is a BERT, counted with its vocabulary of 30,522 tokens; pass `vocab_size` of your tokenizer.
+
+        Args:
+            size (`str`): `"tiny"` (for a CPU, and the shipped weights), `"small"` or `"base"`.
+            fields: Other fields of [`MeritConfig`], which win over those of the size. A `dict` for
+                `ecg_config` or `text_config` changes single fields; one that holds `model_type` is taken as a whole.
+
+        Raises:
+            ValueError: If there is no such size.
+
+        Example:
+
+        >>> from modeling_merit import MeritConfig
+        >>> config = MeritConfig.from_size("small", ecg_config={"patch_length": 25}, text_config={"vocab_size": 4000})
+        >>> config.ecg_config.hidden_size, config.ecg_config.patch_length, config.text_config.vocab_size
+        (384, 25, 4000)
+        """
+        if size not in SIZES:
+            raise ValueError(f"Expected a size of {', '.join(SIZES)}, got {size!r}.")
+        parts = {
+            part: {
+                "hidden_size": width,
+                "num_hidden_layers": layers,
+                "num_attention_heads": heads,
+                "intermediate_size": 4 * width,
+            }
+            for part, (width, layers, heads) in SIZES[size].items()
+        }
+        decoder = {f"decoder_{name}": value for name, value in parts.pop("decoder").items()}
+        for part, sized in parts.items():
+            given = fields.get(part, {})
+            if isinstance(given, dict) and "model_type" not in given:
+                fields[part] = sized | given
+        return cls(**decoder | fields)
+
     def validate_choices(self):
-        if self.alignment_view not in ("full", "masked"):
-            raise ValueError(f"Expected `alignment_view` 'full' or 'masked', got {self.alignment_view!r}.")
-        if self.text_pooling not in ("mean", "cls"):
-            raise ValueError(f"Expected `text_pooling` 'mean' or 'cls', got {self.text_pooling!r}.")
-        if self.decoder_hidden_size % self.decoder_num_attention_heads or self.decoder_hidden_size % 2:
-            raise ValueError(
-                "Expected an even `decoder_hidden_size` that `decoder_num_attention_heads` divides, got "
-                f"{self.decoder_hidden_size} and {self.decoder_num_attention_heads}."
-            )
+        check_choice(self, "alignment_view", ("full", "masked"))
+        check_choice(self, "text_pooling", ("mean", "cls"))
+        check_heads(self, "decoder_")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"Expected `mask_ratio` between 0 and 1, got {self.mask_ratio}.")
         if min(self.reconstruction_weight, self.contrastive_weight) < 0 or not (
@@ -246,16 +293,16 @@ class MeritGenerationConfig(PreTrainedConfig):
 
     Args:
         ecg_config (`dict` or [`MeritEcgConfig`], *optional*):
-            The ECG tower.
+            The ECG encoder.
         text_config (`dict` or `PreTrainedConfig`, *optional*):
             The language model: the configuration of any model of `AutoModelForCausalLM`, Llama when not given.
         ecg_token_id (`int`, *optional*):
-            Token that holds the place of an ECG vector in a prompt; by default the first one after the vocabulary of
+            Placeholder of one ECG vector in a prompt; by default the first one after the vocabulary of
             the language model. It needs no embedding.
         num_ecg_tokens (`int`, defaults to 24):
             Vectors per ECG; a multiple of the number of leads for the `"mlp"` projector.
         projector_type (`str`, defaults to `"mlp"`):
-            `"mlp"`, two layers on the means over equal spans of time of every lead, or `"perceiver"`, learnt queries.
+            `"mlp"`, two layers on the means over equal spans of time of every lead, or `"perceiver"`, learned queries.
         projector_hidden_act (`str`, defaults to `"gelu"`):
             Activation of the projector.
         perceiver_num_layers (`int`, defaults to 2):
@@ -303,8 +350,7 @@ class MeritGenerationConfig(PreTrainedConfig):
 
     def validate_projector(self):
         leads = len(self.ecg_config.leads)
-        if self.projector_type not in ("mlp", "perceiver"):
-            raise ValueError(f"Expected `projector_type` 'mlp' or 'perceiver', got {self.projector_type!r}.")
+        check_choice(self, "projector_type", ("mlp", "perceiver"))
         if self.num_ecg_tokens < 1 or (self.projector_type == "mlp" and self.num_ecg_tokens % leads):
             raise ValueError(
                 f"Expected `num_ecg_tokens` to be a positive multiple of the {leads} leads for the 'mlp' projector, "
@@ -313,8 +359,8 @@ class MeritGenerationConfig(PreTrainedConfig):
         if self.projector_type == "perceiver" and self.ecg_config.hidden_size % self.perceiver_num_attention_heads:
             raise ValueError(
                 f"Expected `perceiver_num_attention_heads` to divide the width {self.ecg_config.hidden_size} of the "
-                f"ECG tower, got {self.perceiver_num_attention_heads}."
+                f"ECG encoder, got {self.perceiver_num_attention_heads}."
             )
 
 
-__all__ = ["DECODER_SIZES", "SIZES", "MeritConfig", "MeritEcgConfig", "MeritGenerationConfig"]
+__all__ = ["SIZES", "MeritConfig", "MeritEcgConfig", "MeritGenerationConfig"]

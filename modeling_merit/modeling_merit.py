@@ -46,9 +46,9 @@ class MeritEcgModelOutput(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`):
             One vector per patch, lead by lead; only the visible ones when `visible_patches` was given.
         pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`):
-            Mean of the vectors of real patches: the feature for probes and classifiers.
+            Mean of the vectors of valid patches: the feature for probes and classifiers.
         token_mask (`torch.BoolTensor` of shape `(batch, tokens)`, *optional*):
-            True where `last_hidden_state` belongs to a real patch; `None` when all do.
+            True where `last_hidden_state` belongs to a valid patch; `None` when all do.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
             With `output_hidden_states=True`, the output of every block.
         attentions (`tuple(torch.FloatTensor)`, *optional*):
@@ -84,13 +84,13 @@ class MeritForPreTrainingOutput(ModelOutput):
     Args:
         loss (`torch.FloatTensor`): `reconstruction_weight · reconstruction_loss + contrastive_weight ·
             contrastive_loss`.
-        reconstruction_loss (`torch.FloatTensor`): Mean-square error on hidden, standardised patches.
+        reconstruction_loss (`torch.FloatTensor`): Mean-square error on masked, standardised patches.
         contrastive_loss (`torch.FloatTensor`): Symmetric InfoNCE in nats.
-        reconstruction_information (`torch.FloatTensor`): `½ log(1 / reconstruction_loss)`, nats per hidden sample.
+        reconstruction_information (`torch.FloatTensor`): `½ log(1 / reconstruction_loss)`, nats per masked sample.
         text_information (`torch.FloatTensor`): `log B - contrastive_loss`, a lower bound in nats on I(Z;T).
         reconstruction (`torch.FloatTensor` of shape `(batch, tokens, patch_length)`): Standardised patches as
             predicted.
-        hidden_patches (`torch.BoolTensor` of shape `(batch, tokens)`): Patches that the encoder did not see.
+        masked_patches (`torch.BoolTensor` of shape `(batch, tokens)`): Patches that were masked.
         ecg_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): Unit vectors.
         text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): Unit vectors.
     """
@@ -101,13 +101,31 @@ class MeritForPreTrainingOutput(ModelOutput):
     reconstruction_information: torch.FloatTensor | None = None
     text_information: torch.FloatTensor | None = None
     reconstruction: torch.FloatTensor | None = None
-    hidden_patches: torch.BoolTensor | None = None
+    masked_patches: torch.BoolTensor | None = None
     ecg_embeds: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
 
 
+def pad_samples(
+    values: torch.Tensor, mask: torch.Tensor | None, padding: int
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return (batch, leads, samples) with `padding` more samples, and the mask, which is False at them."""
+    if not padding:
+        return values, mask
+    mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
+    return nn.functional.pad(values, (0, padding)), nn.functional.pad(mask, (0, padding))
+
+
+def masked_mean(vectors: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Return the mean of (..., tokens, width) over the tokens where the mask (..., tokens) is not 0; 0 if it is."""
+    if mask is None:
+        return vectors.mean(dim=-2)
+    weights = mask[..., None].to(vectors.dtype)
+    return (vectors * weights).sum(dim=-2) / weights.sum(dim=-2).clamp(min=1)
+
+
 class MeritEcgPositions(nn.Module):
-    """What tells a patch where it is: fixed sin-cos of its time in seconds, plus a learnt vector for its lead."""
+    """Position of a patch: fixed sin-cos of its time in seconds, plus a learned vector for its lead."""
 
     def __init__(self, config: MeritEcgConfig):
         super().__init__()
@@ -115,7 +133,7 @@ class MeritEcgPositions(nn.Module):
         self.lead_embedding = nn.Embedding(len(config.leads), config.hidden_size)
 
     def forward(self, num_patches: int) -> torch.Tensor:
-        """Returns (leads · patches, hidden_size)."""
+        """Return (leads · patches, hidden_size)."""
         config, leads = self.config, self.lead_embedding.weight
         half = config.hidden_size // 2
         seconds = torch.arange(num_patches, device=leads.device) * (config.patch_length / config.sampling_rate)
@@ -129,7 +147,7 @@ class MeritEcgPositions(nn.Module):
 
 
 class MeritEcgEmbeddings(nn.Module):
-    """Patches to tokens: their shape through a linear layer, plus their mean and spread, plus their place."""
+    """Patches to tokens: their shape through a linear layer, plus their mean and standard deviation and position."""
 
     def __init__(self, config: MeritEcgConfig):
         super().__init__()
@@ -148,9 +166,9 @@ class MeritEcgEmbeddings(nn.Module):
             positions = positions[visible]
         tokens = self.token_norm(self.patch_projection(self.patch_norm(patches))) + positions
         if self.amplitude_projection is not None:
-            spread, mean = torch.std_mean(patches, dim=-1, correction=0)
-            # 0.01 mV: the resolution of an ECG print-out, below which a spread is noise.
-            tokens = tokens + self.amplitude_projection(torch.stack([mean, (spread + 0.01).log()], dim=-1))
+            deviation, mean = torch.std_mean(patches, dim=-1, correction=0)
+            # 0.01 mV: the resolution of an ECG print-out, below which a deviation is noise.
+            tokens = tokens + self.amplitude_projection(torch.stack([mean, (deviation + 0.01).log()], dim=-1))
         return tokens
 
 
@@ -222,7 +240,7 @@ class MeritEcgLayer(GradientCheckpointingLayer):
 
 
 class MeritProjectionHead(nn.Module):
-    """Two linear layers from a tower to the common space, and the unit sphere."""
+    """Two linear layers from the feature of an encoder to a unit vector."""
 
     def __init__(self, input_size: int, config: MeritConfig):
         super().__init__()
@@ -234,7 +252,7 @@ class MeritProjectionHead(nn.Module):
 
 
 class MeritDecoder(nn.Module):
-    """Fills the hidden patches in with a mask token and predicts all patches from the visible ones."""
+    """Predict all patches from the visible ones, with a mask token for each of the others."""
 
     def __init__(self, config: MeritConfig):
         super().__init__()
@@ -251,7 +269,13 @@ class MeritDecoder(nn.Module):
         self.prediction = nn.Linear(config.decoder_hidden_size, decoder_config.patch_length)
 
     def forward(self, encoded: torch.Tensor, visible: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, visible, hidden) and the places of the visible among all tokens to (batch, tokens, patch_length)."""
+        """Return (batch, tokens, patch_length).
+
+        Args:
+            encoded (`torch.Tensor` of shape `(batch, visible, hidden_size)`): Output of the encoder.
+            visible (`torch.LongTensor` of shape `(batch, visible)`): Indices of the visible patches among all tokens.
+            token_mask (`torch.BoolTensor` of shape `(batch, tokens)`): True at valid patches.
+        """
         batch, tokens = token_mask.shape
         embedded = self.embedding(encoded)
         index = visible[..., None].expand_as(embedded)
@@ -295,7 +319,7 @@ class MeritPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """Load weights as `PreTrainedModel.from_pretrained` does, but never leave a part of a tower at random values.
+        """Load weights as `PreTrainedModel.from_pretrained` does, but never leave a part of an encoder random.
 
         Raises:
             OSError: If the checkpoint lacks weights of this model other than those of a head or decoder that a user
@@ -307,7 +331,7 @@ class MeritPreTrainedModel(PreTrainedModel):
         model, info = loaded
         if cls._checkpoint_keys:
             model._weight_conversions = None  # saving would try to undo the renaming
-        missing = sorted(key for key in info["missing_keys"] if not key.startswith(cls._new_modules or ("\0",)))
+        missing = sorted(key for key in info["missing_keys"] if not key.startswith(cls._new_modules))
         if missing:
             raise OSError(
                 f"Expected {pretrained_model_name_or_path} to hold all weights of {cls.__name__}, but {len(missing)} "
@@ -317,22 +341,21 @@ class MeritPreTrainedModel(PreTrainedModel):
 
 
 class MeritEcgModel(MeritPreTrainedModel):
-    """The ECG tower: tokens of single-lead patches through pre-LayerNorm transformer blocks.
+    """The ECG encoder: tokens of single-lead patches through pre-LayerNorm transformer blocks.
 
     Example:
 
     >>> import torch
-    >>> from modeling_merit import MeritEcgConfig, MeritEcgModel
-    >>> config = MeritEcgConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    >>> output = MeritEcgModel(config).eval()(torch.randn(2, 12, 1000))
+    >>> from modeling_merit import MeritConfig, MeritEcgModel
+    >>> output = MeritEcgModel(MeritConfig.from_size("tiny").ecg_config).eval()(torch.randn(2, 12, 1000))
     >>> output.last_hidden_state.shape, output.pooler_output.shape
-    (torch.Size([2, 240, 32]), torch.Size([2, 32]))
+    (torch.Size([2, 240, 128]), torch.Size([2, 128]))
     """
 
     config: MeritEcgConfig
     input_modalities = ("audio",)
     _can_record_outputs = {"hidden_states": MeritEcgLayer, "attentions": MeritEcgAttention}
-    # A dual encoder or pre-training checkpoint holds this tower under a prefix.
+    # A dual encoder or pre-training checkpoint holds this encoder under a prefix.
     _checkpoint_keys = {r"^(merit\.)?ecg_model\.": ""}
     _keys_to_ignore_on_load_unexpected = [
         r"text_model",
@@ -350,14 +373,14 @@ class MeritEcgModel(MeritPreTrainedModel):
         self.post_init()
 
     def patch_mask(self, ecg_mask: torch.Tensor) -> torch.Tensor:
-        """(batch, leads, samples) real samples to (batch, leads, patches) patches with enough of them."""
+        """Return (batch, leads, patches), True where enough samples of (batch, leads, samples) are recorded."""
         coverage = ecg_mask.unflatten(2, (-1, self.config.patch_length)).float().mean(dim=-1)
         return coverage >= self.config.min_patch_coverage
 
     def prepare_inputs(
         self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Check shapes, zero what is not real, and pad to whole patches.
+        """Return the inputs padded to whole patches, with zeros where nothing was recorded.
 
         Raises:
             ValueError: If a shape is not (batch, leads, samples) with the leads of the configuration.
@@ -372,40 +395,28 @@ class MeritEcgModel(MeritPreTrainedModel):
                 f"Expected `ecg_mask` of the shape of `input_values`, {tuple(input_values.shape)}, got "
                 f"{tuple(ecg_mask.shape)}."
             )
-        padding = -input_values.shape[2] % self.config.patch_length
-        if padding:
-            ecg_mask = torch.ones_like(input_values, dtype=torch.bool) if ecg_mask is None else ecg_mask.bool()
-            input_values, ecg_mask = (
-                nn.functional.pad(input_values, (0, padding)),
-                nn.functional.pad(ecg_mask, (0, padding)),
-            )
+        ecg_mask = None if ecg_mask is None else ecg_mask.bool()
+        input_values, ecg_mask = pad_samples(input_values, ecg_mask, -input_values.shape[2] % self.config.patch_length)
         if ecg_mask is not None:
-            ecg_mask = ecg_mask.bool()
             input_values = input_values.masked_fill(~ecg_mask, 0.0)
         return input_values.to(self.dtype), ecg_mask
 
     def split_windows(
         self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor | None, int]:
-        """(batch, leads, samples) to (batch · windows, leads, samples of a window), and the number of windows."""
+        """Return (batch · windows, leads, samples of a window) and the number of windows per ECG."""
         length = round(self.config.window_seconds * self.config.sampling_rate)
         windows = -(-input_values.shape[2] // length)
         if windows == 1:
             return input_values, ecg_mask, 1
-        padding = windows * length - input_values.shape[2]
-        if padding:
-            ecg_mask = torch.ones_like(input_values, dtype=torch.bool) if ecg_mask is None else ecg_mask
-            input_values, ecg_mask = (
-                nn.functional.pad(input_values, (0, padding)),
-                nn.functional.pad(ecg_mask, (0, padding)),
-            )
+        input_values, ecg_mask = pad_samples(input_values, ecg_mask, windows * length - input_values.shape[2])
         input_values = input_values.unflatten(2, (windows, length)).transpose(1, 2).flatten(0, 1)
         if ecg_mask is not None:
             ecg_mask = ecg_mask.unflatten(2, (windows, length)).transpose(1, 2).flatten(0, 1)
         return input_values, ecg_mask, windows
 
     def join_windows(self, tokens: torch.Tensor, batch: int, num_patches: int) -> torch.Tensor:
-        """(batch · windows, tokens of a window, width) to (batch, leads · num_patches, width), lead by lead."""
+        """Return (batch, leads · num_patches, width), lead by lead, of (batch · windows, tokens per window, width)."""
         tokens = tokens.unflatten(1, (len(self.config.leads), -1)).unflatten(0, (batch, -1))
         return tokens.transpose(1, 2).flatten(2, 3)[:, :, :num_patches].flatten(1, 2)
 
@@ -424,9 +435,9 @@ class MeritEcgModel(MeritPreTrainedModel):
                 ECG in mV (or as the feature extractor normalises it) at `config.sampling_rate`, rows as
                 `config.leads`.
             ecg_mask (`torch.BoolTensor` of shape `(batch, leads, samples)`, *optional*):
-                True at real samples; what stands elsewhere (absent leads, padding) does not matter.
+                True at recorded samples; the values elsewhere (absent leads, padding) do not matter.
             visible_patches (`torch.LongTensor` of shape `(batch, visible)`, *optional*):
-                Numbers of the patches to encode, all others being hidden (see `random_masking`).
+                Indices of the patches to encode; all others are masked (see `random_masking`).
 
         Raises:
             ValueError: If a shape is not as above.
@@ -445,7 +456,7 @@ class MeritEcgModel(MeritPreTrainedModel):
                 token_mask = token_mask.gather(1, visible_patches)
         attended = token_mask
         if token_mask is not None:
-            # A softmax over nothing is not a number; where nothing is real, what comes out is not looked at.
+            # A softmax over nothing is NaN; a record without a valid patch attends to all, and its output is not used.
             attended = token_mask | ~token_mask.any(dim=1, keepdim=True)
         attention_mask = create_bidirectional_mask(self.config, hidden_states, attended)
         for layer in self.layers:
@@ -453,41 +464,35 @@ class MeritEcgModel(MeritPreTrainedModel):
         hidden_states = self.layernorm(hidden_states)
         if windows > 1:
             hidden_states = self.join_windows(hidden_states, batch, num_patches)
-            token_mask = (
-                None if token_mask is None else self.join_windows(token_mask[..., None], batch, num_patches)[..., 0]
-            )
-        if token_mask is None:
-            pooled = hidden_states.mean(dim=1)
-        else:
-            weights = token_mask[..., None].to(hidden_states.dtype)
-            pooled = (hidden_states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-        return MeritEcgModelOutput(last_hidden_state=hidden_states, pooler_output=pooled, token_mask=token_mask)
+            if token_mask is not None:
+                token_mask = self.join_windows(token_mask[..., None], batch, num_patches)[..., 0]
+        return MeritEcgModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=masked_mean(hidden_states, token_mask),
+            token_mask=token_mask,
+        )
 
     def get_lead_features(
         self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
-        """(batch, leads, samples) in mV to (batch, leads, hidden_size): the mean over time of each lead's vectors.
+        """Return (batch, leads, hidden_size): the mean over time of the vectors of each lead of `forward`'s inputs.
 
         Twelve times the numbers of the pooled feature, which is the mean over leads too, but they tell what was seen
-        where. A lead without a real patch is zero.
+        where. A lead without a valid patch is zero.
         """
-        output = self(input_values, ecg_mask, **kwargs)
-        vectors = output.last_hidden_state.unflatten(1, (len(self.config.leads), -1))
-        if output.token_mask is None:
-            return vectors.mean(dim=2)
-        real = output.token_mask.unflatten(1, (len(self.config.leads), -1))[..., None].to(vectors.dtype)
-        return (vectors * real).sum(dim=2) / real.sum(dim=2).clamp(min=1)
+        output, shape = self(input_values, ecg_mask, **kwargs), (len(self.config.leads), -1)
+        mask = None if output.token_mask is None else output.token_mask.unflatten(1, shape)
+        return masked_mean(output.last_hidden_state.unflatten(1, shape), mask)
 
 
 class MeritModel(MeritPreTrainedModel):
-    """ECG tower, text tower and the heads through which they meet.
+    """The dual encoder: an ECG encoder, a text encoder, and a projection head for each.
 
     Example:
 
     >>> import torch
     >>> from modeling_merit import MeritConfig, MeritModel
-    >>> tower = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    >>> model = MeritModel(MeritConfig(ecg_config=tower, text_config={**tower, "vocab_size": 100})).eval()
+    >>> model = MeritModel(MeritConfig.from_size("tiny", text_config={"vocab_size": 100})).eval()
     >>> output = model(torch.randn(2, 12, 1000), input_ids=torch.tensor([[5, 6], [7, 8], [9, 9]]))
     >>> output.logits_per_ecg.shape
     torch.Size([2, 3])
@@ -510,15 +515,12 @@ class MeritModel(MeritPreTrainedModel):
     def from_ecg_text_pretrained(
         cls, ecg_model: str | MeritEcgModel, text_model: str | PreTrainedModel, **config_kwargs
     ):
-        """Join a trained ECG tower and a trained text encoder; only the two heads are new.
+        """Return the model of a trained ECG encoder and a trained text encoder; only the two heads are new.
 
         Args:
-            ecg_model (`str` or [`MeritEcgModel`]): The tower, or a folder or Hub id that holds one.
+            ecg_model (`str` or [`MeritEcgModel`]): The ECG encoder, or a folder or Hub id of any MERIT checkpoint.
             text_model (`str` or `PreTrainedModel`): Any encoder of `AutoModel`, or a folder or Hub id.
             config_kwargs: Further fields of [`MeritConfig`].
-
-        Returns:
-            [`MeritModel`]
         """
         ecg_model = MeritEcgModel.from_pretrained(ecg_model) if isinstance(ecg_model, str) else ecg_model
         text_model = AutoModel.from_pretrained(text_model) if isinstance(text_model, str) else text_model
@@ -537,27 +539,24 @@ class MeritModel(MeritPreTrainedModel):
     def set_input_embeddings(self, value):
         self.text_model.set_input_embeddings(value)
 
-    @property
-    def temperature_scale(self) -> torch.Tensor:
-        """Inverse temperature, at most `config.logit_scale_max`."""
+    def get_logit_scale(self) -> torch.Tensor:
+        """Return the factor of the cosine similarities, `exp(logit_scale)` but at most `config.logit_scale_max`."""
         return self.logit_scale.exp().clamp(max=self.config.logit_scale_max)
 
     def get_ecg_features(
         self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
-        """(batch, leads, samples) in mV to unit vectors (batch, projection_dim)."""
+        """Return unit vectors (batch, projection_dim) of ECGs (batch, leads, samples) in mV."""
         return self.ecg_projection(self.ecg_model(input_values, ecg_mask, **kwargs).pooler_output)
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
-        """(batch, length) tokens to unit vectors (batch, projection_dim)."""
+        """Return unit vectors (batch, projection_dim) of tokens (batch, length)."""
         hidden = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
         if self.config.text_pooling == "cls":
             return self.text_projection(hidden[:, 0])
-        weights = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        weights = weights[..., None].to(hidden.dtype)
-        return self.text_projection((hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1))
+        return self.text_projection(masked_mean(hidden, attention_mask))
 
     @can_return_tuple
     def forward(
@@ -570,8 +569,7 @@ class MeritModel(MeritPreTrainedModel):
     ) -> MeritOutput:
         r"""
         Args:
-            input_values (`torch.FloatTensor` of shape `(ecgs, leads, samples)`, *optional*): See [`MeritEcgModel`].
-            ecg_mask (`torch.BoolTensor` of shape `(ecgs, leads, samples)`, *optional*): See [`MeritEcgModel`].
+            input_values, ecg_mask (*optional*): ECGs, as [`MeritEcgModel`] takes them.
             input_ids (`torch.LongTensor` of shape `(texts, length)`, *optional*): Tokens of the texts.
             attention_mask (`torch.Tensor` of shape `(texts, length)`, *optional*): 0 at padding.
 
@@ -586,21 +584,20 @@ class MeritModel(MeritPreTrainedModel):
         if input_ids is not None:
             text_embeds = self.get_text_features(input_ids, attention_mask)
         if ecg_embeds is not None and text_embeds is not None:
-            logits_per_ecg = self.temperature_scale * ecg_embeds @ text_embeds.T
+            logits_per_ecg = self.get_logit_scale() * ecg_embeds @ text_embeds.T
         return MeritOutput(logits_per_ecg=logits_per_ecg, ecg_embeds=ecg_embeds, text_embeds=text_embeds)
 
 
 class MeritForPreTraining(MeritPreTrainedModel):
-    """Both branches: a masked autoencoder of the ECG and the contrast of ECGs with their reports.
+    """Both branches: a masked autoencoder of the ECG and the contrastive alignment of ECGs with their reports.
 
     Example:
 
     >>> import torch
     >>> from modeling_merit import MeritConfig, MeritForPreTraining
-    >>> tower = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    >>> config = MeritConfig(ecg_config=tower, text_config={**tower, "vocab_size": 100}, decoder_hidden_size=32)
-    >>> output = MeritForPreTraining(config)(torch.randn(2, 12, 1000), input_ids=torch.tensor([[5, 6], [7, 8]]))
-    >>> output.hidden_patches.sum(dim=1).tolist()
+    >>> model = MeritForPreTraining(MeritConfig.from_size("tiny", text_config={"vocab_size": 100}))
+    >>> output = model(torch.randn(2, 12, 1000), input_ids=torch.tensor([[5, 6], [7, 8]]))
+    >>> output.masked_patches.sum(dim=1).tolist()
     [180, 180]
     """
 
@@ -623,12 +620,6 @@ class MeritForPreTraining(MeritPreTrainedModel):
         model.merit = dual_encoder
         return model
 
-    def get_input_embeddings(self):
-        return self.merit.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.merit.set_input_embeddings(value)
-
     @can_return_tuple
     def forward(
         self,
@@ -640,48 +631,41 @@ class MeritForPreTraining(MeritPreTrainedModel):
     ) -> MeritForPreTrainingOutput:
         r"""
         Args:
-            input_values (`torch.FloatTensor` of shape `(batch, leads, samples)`): See [`MeritEcgModel`].
-            ecg_mask (`torch.BoolTensor` of shape `(batch, leads, samples)`, *optional*): See [`MeritEcgModel`].
-            input_ids (`torch.LongTensor` of shape `(batch, length)`, *optional*):
-                Tokens of the reports; not needed when `config.contrastive_weight` is 0.
-            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 0 at padding.
+            input_values, ecg_mask: ECGs, as [`MeritEcgModel`] takes them.
+            input_ids, attention_mask (*optional*):
+                Their reports, as [`MeritModel`] takes texts; not needed when `config.contrastive_weight` is 0.
 
         Raises:
             ValueError: If the contrastive branch is on and there are no reports, or not one per ECG.
         """
-        config, output = self.config, MeritForPreTrainingOutput()
+        config, encoder = self.config, self.merit.ecg_model
         if config.contrastive_weight and (input_ids is None or len(input_ids) != len(input_values)):
             raise ValueError(
                 f"Expected one report per ECG ({len(input_values)}), got "
                 f"{'none' if input_ids is None else len(input_ids)}. Without reports, set `contrastive_weight` to 0."
             )
-        terms = []
-        masked = None
+        output, terms = MeritForPreTrainingOutput(), []
         if config.reconstruction_weight or config.alignment_view == "masked":
-            values, mask = self.merit.ecg_model.prepare_inputs(input_values, ecg_mask)
-            shape = (len(values), len(config.ecg_config.leads), values.shape[2] // config.ecg_config.patch_length)
-            valid = torch.ones(shape, dtype=torch.bool, device=values.device)
-            if mask is not None:
-                valid = self.merit.ecg_model.patch_mask(mask)
-            visible, hidden = random_masking(valid, config.mask_ratio)
-            masked = self.merit.ecg_model(values, mask, visible_patches=visible, **kwargs)
-            output.hidden_patches = hidden
+            values, mask = encoder.prepare_inputs(input_values, ecg_mask)
+            valid = encoder.patch_mask(torch.ones_like(values, dtype=torch.bool) if mask is None else mask)
+            visible, output.masked_patches = random_masking(valid, config.mask_ratio)
+            encoded = encoder(values, mask, visible_patches=visible, **kwargs)
         if config.reconstruction_weight:
             patches = patchify(values, config.ecg_config.patch_length)
-            output.reconstruction = self.decoder(masked.last_hidden_state, visible, valid.flatten(1))
-            output.reconstruction_loss = reconstruction_loss(output.reconstruction, patches, hidden)
+            output.reconstruction = self.decoder(encoded.last_hidden_state, visible, valid.flatten(1))
+            output.reconstruction_loss = reconstruction_loss(output.reconstruction, patches, output.masked_patches)
             output.reconstruction_information = reconstruction_information(output.reconstruction_loss.detach())
             terms.append(config.reconstruction_weight * output.reconstruction_loss)
         if config.contrastive_weight:
             if config.alignment_view == "masked":
-                output.ecg_embeds = self.merit.ecg_projection(masked.pooler_output)
+                output.ecg_embeds = self.merit.ecg_projection(encoded.pooler_output)
             else:
                 output.ecg_embeds = self.merit.get_ecg_features(input_values, ecg_mask, **kwargs)
             output.text_embeds = self.merit.get_text_features(input_ids, attention_mask)
             output.contrastive_loss = contrastive_loss(
                 output.ecg_embeds,
                 output.text_embeds,
-                self.merit.temperature_scale,
+                self.merit.get_logit_scale(),
                 report_fingerprints(input_ids, attention_mask),
             )
             output.text_information = text_information(output.contrastive_loss.detach(), len(input_ids))
@@ -691,18 +675,18 @@ class MeritForPreTraining(MeritPreTrainedModel):
 
 
 class MeritForEcgClassification(MeritPreTrainedModel):
-    """The ECG tower with a linear head on its pooled feature.
+    """The ECG encoder with a linear head on its pooled feature.
 
     `problem_type` of the configuration chooses the loss: `"multi_label_classification"` (labels of 0 and 1, binary
-    cross-entropy) or `"single_label_classification"` (class numbers, cross-entropy). Loads the tower of any MERIT
-    checkpoint.
+    cross-entropy) or `"single_label_classification"` (class indices, cross-entropy). Loads the ECG encoder of any
+    MERIT checkpoint.
 
     Example:
 
     >>> import torch
-    >>> from modeling_merit import MeritEcgConfig, MeritForEcgClassification
-    >>> tower = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    >>> config = MeritEcgConfig(**tower, num_labels=5, problem_type="multi_label_classification")
+    >>> from modeling_merit import MeritConfig, MeritForEcgClassification
+    >>> config = MeritConfig.from_size("tiny").ecg_config
+    >>> config.num_labels, config.problem_type = 5, "multi_label_classification"
     >>> MeritForEcgClassification(config)(torch.randn(2, 12, 1000), labels=torch.ones(2, 5)).logits.shape
     torch.Size([2, 5])
     """
@@ -730,8 +714,7 @@ class MeritForEcgClassification(MeritPreTrainedModel):
     ) -> SequenceClassifierOutput:
         r"""
         Args:
-            input_values (`torch.FloatTensor` of shape `(batch, leads, samples)`): See [`MeritEcgModel`].
-            ecg_mask (`torch.BoolTensor` of shape `(batch, leads, samples)`, *optional*): See [`MeritEcgModel`].
+            input_values, ecg_mask: ECGs, as [`MeritEcgModel`] takes them.
             labels (`torch.Tensor` of shape `(batch, num_labels)` or `(batch,)`, *optional*): As `problem_type` says.
 
         Raises:

@@ -1,7 +1,7 @@
-"""MERIT before a language model: trunk tokens of ECGs take the places of `<|ecg|>` in the prompts of any causal LM.
+"""MERIT before a language model: encoded ECGs replace the placeholders `<|ecg|>` in the prompts of any causal LM.
 
-The language model is given what the trunk says of every patch, not the contrastive embedding, so that it can also use
-what reports seldom name. Not a medical device: generated text is research output, not for clinical use.
+The language model is given the vectors of the patches, not the contrastive embedding, so that it can also use what
+reports seldom name. Not a medical device: generated text is research output, not for clinical use.
 """
 
 from typing import Any
@@ -35,13 +35,13 @@ class MeritMlpProjector(nn.Module):
         if token_mask is None:
             pooled = self._mean_of_spans(tokens)
         else:
-            real = token_mask.unflatten(1, (self.num_leads, -1))[..., None].to(tokens.dtype)
-            pooled, share = self._mean_of_spans(tokens * real), self._mean_of_spans(real)
-            pooled = torch.where(share > 0, pooled / share.clamp(min=1e-6), self.absent)
+            valid = token_mask.unflatten(1, (self.num_leads, -1))[..., None].to(tokens.dtype)
+            pooled, fraction = self._mean_of_spans(tokens * valid), self._mean_of_spans(valid)
+            pooled = torch.where(fraction > 0, pooled / fraction.clamp(min=1e-6), self.absent)
         return self.fc2(self.act(self.fc1(pooled)))
 
     def _mean_of_spans(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(batch, leads, patches, size) to (batch, leads · spans, size)."""
+        """Return (batch, leads · spans, size) of (batch, leads, patches, size)."""
         batch = len(tokens)
         pooled = nn.functional.adaptive_avg_pool1d(tokens.flatten(0, 1).transpose(1, 2), self.spans)
         return pooled.transpose(1, 2).reshape(batch, self.num_leads * self.spans, -1)
@@ -65,7 +65,7 @@ class MeritPerceiverLayer(nn.Module):
 
 
 class MeritPerceiverProjector(nn.Module):
-    """Learnt queries that attend to the tokens and to one another (Perceiver Resampler, Alayrac et al., 2022)."""
+    """Learned queries that attend to the tokens and to one another (Perceiver Resampler, Alayrac et al., 2022)."""
 
     def __init__(self, config: MeritGenerationConfig):
         super().__init__()
@@ -78,7 +78,7 @@ class MeritPerceiverProjector(nn.Module):
     def forward(self, tokens: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
         latents, ignored = self.latents.expand(len(tokens), -1, -1), None
         if token_mask is not None:
-            # The queries are keys, too: even an ECG without a real patch leaves something to attend to.
+            # The queries are keys, too: even an ECG without a valid patch leaves something to attend to.
             ignored = nn.functional.pad(~token_mask, (0, latents.shape[1]), value=False)
         for layer in self.layers:
             latents = layer(latents, tokens, ignored)
@@ -89,9 +89,9 @@ PROJECTORS = {"mlp": MeritMlpProjector, "perceiver": MeritPerceiverProjector}
 
 
 class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
-    """ECG tower, projector and causal language model: text from ECGs and text.
+    """ECG encoder, projector and causal language model: text from ECGs and text.
 
-    Every ECG takes `config.num_ecg_tokens` places of `config.ecg_token_id` in its prompt ([`MeritProcessor`] writes
+    Every ECG takes `config.num_ecg_tokens` placeholders `config.ecg_token_id` in its prompt ([`MeritProcessor`] writes
     them). The language model keeps its own head, loss and cache; LoRA goes through `add_adapter`. Generated text is
     not for clinical use.
 
@@ -99,8 +99,8 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
 
     >>> import torch
     >>> from modeling_merit import MeritForConditionalGeneration, MeritGenerationConfig
-    >>> tower = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    >>> config = MeritGenerationConfig(ecg_config=tower, text_config={**tower, "vocab_size": 50}, ecg_token_id=50)
+    >>> encoder = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    >>> config = MeritGenerationConfig(ecg_config=encoder, text_config={**encoder, "vocab_size": 50}, ecg_token_id=50)
     >>> model = MeritForConditionalGeneration(config).eval()
     >>> prompt = torch.tensor([[*[50] * config.num_ecg_tokens, 7, 8]])
     >>> text = model.generate(prompt, input_values=torch.randn(1, 12, 1000), max_new_tokens=4, min_new_tokens=4)
@@ -133,10 +133,10 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
     def from_ecg_text_pretrained(
         cls, ecg_model: str | MeritEcgModel, language_model: str | PreTrainedModel, **config_kwargs
     ) -> "MeritForConditionalGeneration":
-        """Join a trained ECG tower and a trained causal language model; only the projector is new.
+        """Return the model of a trained ECG encoder and a trained causal language model; only the projector is new.
 
         Args:
-            ecg_model (`str` or [`MeritEcgModel`]): The tower, or a folder or Hub id of any MERIT checkpoint.
+            ecg_model (`str` or [`MeritEcgModel`]): The ECG encoder, or a folder or Hub id of any MERIT checkpoint.
             language_model (`str` or `PreTrainedModel`): Any model of `AutoModelForCausalLM`, or a folder or Hub id.
             config_kwargs: Further fields of [`MeritGenerationConfig`], such as `ecg_token_id`.
         """
@@ -155,12 +155,6 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
         model.generation_config.suppress_tokens = [config.ecg_token_id]
         return model.eval()
 
-    def get_input_embeddings(self):
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.language_model.set_input_embeddings(value)
-
     def get_output_embeddings(self):
         return self.language_model.get_output_embeddings()
 
@@ -174,7 +168,7 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
         ecg_hidden_states: torch.Tensor | None = None,
         ecg_token_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """ECGs, or what `ecg_model` said of them, to vectors (ecgs, num_ecg_tokens, hidden size of the LM)."""
+        """Return vectors (ecgs, num_ecg_tokens, width of the LM) of ECGs, or of the output of `ecg_model` for them."""
         if ecg_hidden_states is None:
             encoded = self.ecg_model(input_values, ecg_mask)
             ecg_hidden_states, ecg_token_mask = encoded.last_hidden_state, encoded.token_mask
@@ -195,13 +189,12 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         r"""
         Args:
-            input_ids (`torch.LongTensor` of shape `(batch, length)`): Prompts, with placeholders where ECGs belong.
-            input_values (`torch.FloatTensor` of shape `(ecgs, leads, samples)`, *optional*):
-                The ECGs of all prompts in order; see [`MeritEcgModel`]. None for text alone.
-            ecg_mask (`torch.BoolTensor` of shape `(ecgs, leads, samples)`, *optional*): See [`MeritEcgModel`].
+            input_ids (`torch.LongTensor` of shape `(batch, length)`): Prompts with placeholders for ECGs.
+            input_values, ecg_mask (*optional*):
+                The ECGs of all prompts in order, as [`MeritEcgModel`] takes them; None for text alone.
             attention_mask, position_ids, inputs_embeds: As the language model takes them.
             ecg_hidden_states (`torch.FloatTensor` of shape `(ecgs, tokens, hidden_size)`, *optional*):
-                `last_hidden_state` of `ecg_model`, instead of `input_values`, where a frozen tower ran before.
+                `last_hidden_state` of `ecg_model`, instead of `input_values`, where a frozen encoder ran before.
             ecg_token_mask (`torch.BoolTensor` of shape `(ecgs, tokens)`, *optional*): `token_mask` of `ecg_model`.
             kwargs: `labels`, `past_key_values` and all else goes to the language model.
 
@@ -236,14 +229,13 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
 
     def _expand_inputs_for_generation(self, expand_size=1, is_encoder_decoder=False, input_ids=None, **model_kwargs):
         # A copy of a prompt needs all its ECGs in a row; the method of the library would repeat each ECG by itself.
+        ecgs = {}
         if expand_size > 1 and input_ids is not None and model_kwargs.get("input_values") is not None:
             counts = (input_ids == self.config.ecg_token_id).sum(dim=1) // self.config.num_ecg_tokens
             groups = torch.arange(int(counts.sum()), device=input_ids.device).split(counts.tolist())
             order = torch.cat([group.repeat(expand_size) for group in groups])
             names = [name for name in ("input_values", "ecg_mask") if model_kwargs.get(name) is not None]
             ecgs = {name: model_kwargs.pop(name)[order] for name in names}
-        else:
-            ecgs = {}
         input_ids, model_kwargs = super()._expand_inputs_for_generation(
             expand_size, is_encoder_decoder, input_ids, **model_kwargs
         )

@@ -1,14 +1,14 @@
-"""The MERIT objective: masked ECG modelling and ECG-report contrast, each a lower bound on an information.
+"""The MERIT objective: masked ECG modelling and contrastive alignment, each a lower bound on mutual information.
 
 With X the ECG, T its report and Z the representation, which depends on the data through X alone, the objective
-`α I(Z;X) + β I(Z;T)` equals `(α + β) I(Z;T) + α I(Z;X|T)`: what the report says, plus what only the signal knows.
+`α I(Z;X) + β I(Z;T)` equals `(α + β) I(Z;T) + α I(Z;X|T)`: what the report says, plus what only the signal holds.
 Both terms have tractable bounds:
 
 * masked modelling (Barber and Agakov, 2003, on random patches): `H(X_M) + E log q(X_M | Z_V) ≤ I(Z_V; X_M)`; for a
   Gaussian decoder the bound is `-MSE / 2σ²` up to a constant;
-* contrast (InfoNCE, van den Oord et al., 2018): `log B - L_nce ≤ I(Z;T)`, never above log B.
+* contrastive alignment (InfoNCE, van den Oord et al., 2018): `log B - L_nce ≤ I(Z;T)`, never above log B.
 
-The loss is `reconstruction_weight · MSE + contrastive_weight · L_nce`. Plain functions; no function here holds
+The loss is `reconstruction_weight · MSE + contrastive_weight · L_nce`. All functions here are free of
 weights.
 """
 
@@ -18,7 +18,7 @@ from torch import nn
 
 
 class AllGather(torch.autograd.Function):
-    """Concatenates a tensor over the processes; the backward gives each one the summed gradient of its own rows."""
+    """Concatenate a tensor over the processes; the backward gives each one the summed gradient of its own rows."""
 
     @staticmethod
     def forward(ctx, tensor):
@@ -33,8 +33,13 @@ class AllGather(torch.autograd.Function):
         return grad.chunk(dist.get_world_size())[dist.get_rank()]
 
 
+def world_size() -> int:
+    """Return the number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def patchify(values: torch.Tensor, patch_length: int) -> torch.Tensor:
-    """Cut every lead into patches: (batch, leads, samples) to (batch, leads · patches, patch_length), lead by lead.
+    """Return the patches of (batch, leads, samples), (batch, leads · patches, patch_length), lead by lead.
 
     Example:
 
@@ -45,11 +50,11 @@ def patchify(values: torch.Tensor, patch_length: int) -> torch.Tensor:
 
 
 def standardize_patches(patches: torch.Tensor, eps: float = 1e-4) -> torch.Tensor:
-    """Give every patch mean 0 and variance 1, the target of masked modelling (He et al., 2022, section 4.1).
+    """Return every patch at mean 0 and variance 1, the target of masked modelling (He et al., 2022, section 4.1).
 
     Args:
         patches (`torch.Tensor` of shape `(..., patch_length)`): Patches in mV.
-        eps (`float`, defaults to 1e-4): Added to the variance (mV²), so that 0.01 mV noise of a flat line stays small.
+        eps (`float`, defaults to 1e-4): Added to the variance (mV²), so that 0.01 mV noise on a flat line stays small.
     """
     patches = patches.float()
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True, correction=0)
@@ -57,42 +62,42 @@ def standardize_patches(patches: torch.Tensor, eps: float = 1e-4) -> torch.Tenso
 
 
 def random_masking(valid: torch.Tensor, mask_ratio: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw, independently for every lead, the patches that the encoder sees.
+    """Return the patches that the encoder sees and those that are masked, drawn independently for every lead.
 
     Args:
         valid (`torch.BoolTensor` of shape `(batch, leads, patches)`): Patches that hold a signal; they are kept first.
-        mask_ratio (`float`): `int(patches · mask_ratio)` patches of every lead are hidden, but at least one stays.
+        mask_ratio (`float`): `int(patches · mask_ratio)` patches of every lead are masked, but never all.
 
     Returns:
-        `tuple(torch.LongTensor, torch.BoolTensor)`: The numbers of the visible patches, `(batch, leads · visible)`,
-        ascending within a lead, and the hidden valid ones as a mask of shape `(batch, leads · patches)`.
+        `tuple(torch.LongTensor, torch.BoolTensor)`: The indices of the visible patches, `(batch, leads · visible)`,
+        ascending within a lead, and `(batch, leads · patches)`, True at the valid ones that are masked.
     """
     batch, leads, patches = valid.shape
     visible = max(1, patches - int(patches * mask_ratio))
     noise = torch.rand(valid.shape, device=valid.device).masked_fill(~valid, 2.0)
     keep = noise.argsort(dim=2)[:, :, :visible].sort(dim=2).values
-    hidden = valid.scatter(2, keep, False).flatten(1)
+    masked = valid.scatter(2, keep, False).flatten(1)
     offsets = torch.arange(leads, device=valid.device)[:, None] * patches
-    return (keep + offsets).flatten(1), hidden
+    return (keep + offsets).flatten(1), masked
 
 
-def reconstruction_loss(prediction: torch.Tensor, patches: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
-    """Mean-square error on the hidden patches, each standardised by itself.
+def reconstruction_loss(prediction: torch.Tensor, patches: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+    """Return the mean-square error on the masked patches, each standardised by itself.
 
     Args:
         prediction (`torch.Tensor` of shape `(batch, tokens, patch_length)`): Output of the decoder.
         patches (`torch.Tensor` of shape `(batch, tokens, patch_length)`): The signal in mV.
-        hidden (`torch.BoolTensor` of shape `(batch, tokens)`): Patches that count.
+        masked (`torch.BoolTensor` of shape `(batch, tokens)`): Patches that count.
 
     Returns:
         `torch.Tensor`: Scalar; 1.0 is what predicting zero gives, 0.0 perfect.
     """
     error = (prediction.float() - standardize_patches(patches)).square().mean(dim=-1)
-    return (error * hidden).sum() / hidden.sum().clamp(min=1)
+    return (error * masked).sum() / masked.sum().clamp(min=1)
 
 
 def report_fingerprints(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-    """One 64-bit number per tokenised report, equal for equal reports whatever their padding.
+    """Return one 64-bit number per tokenised report, equal for equal reports whatever their padding.
 
     A sum of tokens times position-dependent odd multipliers, modulo 2⁶⁴.
 
@@ -103,10 +108,10 @@ def report_fingerprints(input_ids: torch.Tensor, attention_mask: torch.Tensor | 
     Returns:
         `torch.LongTensor` of shape `(batch,)`.
     """
-    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
-    multipliers = real.cumsum(dim=1) * 0x5851F42D4C957F2D + 0x14057B7EF767814F | 1
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask.long()
+    multipliers = mask.cumsum(dim=1) * 0x5851F42D4C957F2D + 0x14057B7EF767814F | 1
     multipliers = multipliers ^ (multipliers >> 29)
-    tokens = (input_ids.long() + 1) * real
+    tokens = (input_ids.long() + 1) * mask
     return (tokens * (multipliers | 1)).sum(dim=1)
 
 
@@ -116,7 +121,7 @@ def contrastive_loss(
     logit_scale: torch.Tensor,
     fingerprints: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Symmetric InfoNCE of local pairs against those of all processes; equal reports are positives of each other.
+    """Return the symmetric InfoNCE of the local pairs against those of all processes; equal reports are positives.
 
     The mean over processes of this loss, and of its gradient, is that of one process with the whole batch. Targets are
     uniform over the pairs of equal `fingerprints`.
@@ -124,7 +129,7 @@ def contrastive_loss(
     Args:
         ecg_embeds (`torch.Tensor` of shape `(batch, dim)`): Unit vectors.
         text_embeds (`torch.Tensor` of shape `(batch, dim)`): Unit vectors.
-        logit_scale (`torch.Tensor`): Inverse temperature, a scalar.
+        logit_scale (`torch.Tensor`): Factor of the cosine similarities (inverse temperature), a scalar.
         fingerprints (`torch.LongTensor` of shape `(batch,)`, *optional*): Equal numbers mark equal reports.
 
     Returns:
@@ -138,13 +143,13 @@ def contrastive_loss(
     """
     if fingerprints is None:
         # Distinct over processes, too: the rank is the high half of the number.
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        rank = dist.get_rank() if world_size() > 1 else 0
         fingerprints = torch.arange(len(ecg_embeds), device=ecg_embeds.device) + (rank << 32)
     # Logits up to 100 need more than the 8 bits of a bfloat16 mantissa.
     dtype = torch.promote_types(ecg_embeds.dtype, torch.float32)
     ecg_embeds, text_embeds = ecg_embeds.to(dtype), text_embeds.to(dtype)
     all_ecg, all_text, all_fingerprints = ecg_embeds, text_embeds, fingerprints
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if world_size() > 1:
         all_ecg, all_text = AllGather.apply(all_ecg), AllGather.apply(all_text)
         all_fingerprints = AllGather.apply(fingerprints)
     equal = (fingerprints[:, None] == all_fingerprints[None, :]).to(dtype)
@@ -156,13 +161,12 @@ def contrastive_loss(
 
 
 def text_information(contrastive: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """Lower bound `log B - L_nce` on I(Z;T) in nats for the global batch B (van den Oord et al., 2018, eq. 5)."""
-    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    return torch.log(torch.tensor(float(batch_size * processes), device=contrastive.device)) - contrastive
+    """Return `log B - L_nce`, a lower bound on I(Z;T) in nats; B is the global batch (van den Oord et al., 2018)."""
+    return torch.log(torch.tensor(float(batch_size * world_size()), device=contrastive.device)) - contrastive
 
 
 def reconstruction_information(mse: torch.Tensor) -> torch.Tensor:
-    """`½ log(1 / MSE)`: nats that the visible patches give on one hidden, standardised, Gaussian sample."""
+    """Return `½ log(1 / MSE)`: nats that the visible patches give on one masked, standardised, Gaussian sample."""
     return -0.5 * torch.log(mse)
 
 

@@ -1,4 +1,4 @@
-"""Random changes of ECGs that leave their report true, for training only."""
+"""Random changes of ECGs that keep their report true, for training only."""
 
 import numpy as np
 
@@ -14,13 +14,13 @@ def augment_ecg(
     noise_mv: float = 0.02,
     lead_dropout: float = 0.5,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Crop, scale, disturb and mask leads of a batch of ECGs, each record with its own random numbers.
+    """Return ECGs cropped, scaled, disturbed and with leads masked, each record with its own random numbers.
 
     Args:
         signals (`np.ndarray` of shape `(batch, leads, samples)`): ECGs in mV; not changed in place.
         rng (`np.random.Generator`): Source of randomness; the same generator gives the same result.
         sampling_rate (`float`): Rate in Hz.
-        crop_seconds (`float`, *optional*): Length of a random piece, the same piece in all leads; `None` keeps all.
+        crop_seconds (`float`, *optional*): Length of a random crop, the same in all leads; `None` keeps all samples.
         gain_jitter (`float`, defaults to 0.1): Standard deviation of the logarithm of one gain per record, so that
             the ratios of leads, and with them the electrical axis, stay as they are.
         wander_mv (`float`, defaults to 0.1): Largest amplitude in mV of a baseline wander of 0.05 to 0.5 Hz in each

@@ -7,12 +7,28 @@ package `merit-ecg` and are looked for when a path is passed.
 from collections.abc import Sequence
 from importlib import import_module
 from os import PathLike
-from typing import Any
+from typing import Any, TypedDict
 
+import numpy as np
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
-NO_LIMIT = 10**9  # tokenizers without a length limit report a larger number than this
+
+class MeritEcgKwargs(TypedDict, total=False):
+    """Arguments of [`MeritFeatureExtractor.__call__`]."""
+
+    sampling_rate: float | None
+    leads: Sequence[str] | None
+    units: str | None
+    nan_policy: str | None
+    truncation: bool | None
+    return_quality: bool
+
+
+class MeritProcessorKwargs(ProcessingKwargs, total=False):
+    """Arguments of [`MeritProcessor.__call__`]: those for ECGs stand in the audio slot of `transformers`."""
+
+    audio_kwargs: MeritEcgKwargs  # type: ignore[misc]
 
 
 class MeritProcessor(ProcessorMixin):
@@ -26,7 +42,7 @@ class MeritProcessor(ProcessorMixin):
         feature_extractor ([`MeritFeatureExtractor`]): Prepares the ECGs.
         tokenizer ([`PreTrainedTokenizerBase`]): Prepares the text; it needs a padding token.
         ecg_token (`str`, *optional*, defaults to `"<|ecg|>"`): Stands for an ECG in a prompt.
-        num_ecg_tokens (`int`, *optional*, defaults to 240): Placeholders per ECG, as many as the vectors of the model.
+        num_ecg_tokens (`int`, *optional*, defaults to 24): Placeholders per ECG, as many as the vectors of the model.
         chat_template (`str`, *optional*): Jinja template for `apply_chat_template`.
 
     Example:
@@ -46,6 +62,8 @@ class MeritProcessor(ProcessorMixin):
     ((1, 12, 1000), [[2, 3], [3, 0]])
     """
 
+    valid_processor_kwargs = MeritProcessorKwargs  # type: ignore[assignment]
+    text_kwargs = {"padding": True, "truncation": True, "return_token_type_ids": False}
     skip_tensor_conversion = [*ProcessorMixin.skip_tensor_conversion, "quality"]
 
     def __init__(
@@ -53,7 +71,7 @@ class MeritProcessor(ProcessorMixin):
         feature_extractor: Any,
         tokenizer: Any,
         ecg_token: str = "<|ecg|>",
-        num_ecg_tokens: int = 240,
+        num_ecg_tokens: int = 24,
         chat_template: str | None = None,
     ):
         self.ecg_token = ecg_token
@@ -76,17 +94,7 @@ class MeritProcessor(ProcessorMixin):
         ecg: Any = None,
         text: str | Sequence[str] | None = None,
         audio: Any = None,
-        *,
-        sampling_rate: float | None = None,
-        leads: Sequence[str] | None = None,
-        units: str | None = None,
-        nan_policy: str | None = None,
-        truncation: bool | None = None,
-        return_quality: bool = False,
-        padding: bool | str = True,
-        max_length: int | None = None,
-        text_kwargs: dict[str, Any] | None = None,
-        return_tensors: str | None = None,
+        **kwargs: Unpack[MeritProcessorKwargs],
     ) -> BatchFeature:
         """
         Prepare ECGs, text, or both.
@@ -98,11 +106,15 @@ class MeritProcessor(ProcessorMixin):
                 Reports, class prompts, or prompts for generation. Their number is free; but if the tokenizer knows
                 `ecg_token`, they must hold it once for each ECG.
             audio (*optional*): Another name of `ecg`, used by the generic code of `transformers`.
-            sampling_rate, leads, units, nan_policy, truncation, return_quality:
+            sampling_rate, leads, units, nan_policy, return_quality:
                 Passed to [`MeritFeatureExtractor.__call__`]. With paths, the first three are for files that lack them.
+            truncation (`bool`, *optional*):
+                Whether to cut what is too long: texts by default, ECGs as the feature extractor says by default. Here
+                for both; in `audio_kwargs` or `text_kwargs` for one of them.
             padding (`bool` or `str`, *optional*, defaults to `True`): Padding of the text.
             max_length (`int`, *optional*): Tokens to truncate the text to; the limit of the tokenizer by default.
-            text_kwargs (`dict`, *optional*): More arguments for the tokenizer.
+            text_kwargs, audio_kwargs (`dict`, *optional*):
+                More arguments for the tokenizer; arguments for the feature extractor.
             return_tensors (`str`, *optional*): `"pt"` or `"np"`.
 
         Returns:
@@ -112,31 +124,52 @@ class MeritProcessor(ProcessorMixin):
 
         Raises:
             ValueError: If neither is given, a text is empty, or the placeholders in the prompts do not match the ECGs.
+            TypeError: If an argument is unknown.
             ImportError: If a path is passed and the package `merit-ecg`, which holds the readers, is not installed.
         """
-        ecg = audio if ecg is None else ecg
-        if ecg is None and text is None:
-            raise ValueError("Expected `ecg`, `text` or both, got neither.")
-        data: dict[str, Any] = {}
-        placeholders: list[str] = []
-        if ecg is not None:
-            facts = {"sampling_rate": sampling_rate, "leads": leads, "units": units}
-            items = list(ecg) if isinstance(ecg, (list, tuple)) else [ecg]
-            if any(isinstance(item, (str, PathLike)) for item in items):
-                ecg = [_read(item, **facts) if isinstance(item, (str, PathLike)) else item for item in items]
-                if all(isinstance(item, (str, PathLike)) for item in items):
-                    facts = {}
-            data.update(
-                self.feature_extractor(
-                    ecg, **facts, nan_policy=nan_policy, truncation=truncation, return_quality=return_quality
-                )
-            )
-            placeholders = [self.replace_audio_token(data, index) for index in range(len(data["input_values"]))]
+        return super().__call__(text=text, audio=audio if ecg is None else ecg, **kwargs)
+
+    def prepare_inputs_layout(self, text: Any = None, audio: Any = None, **kwargs: Any) -> tuple[Any, ...]:  # type: ignore[override]
+        """Return no images, the texts as a list, no videos, and the ECGs as a list."""
         if text is not None:
-            texts = self._check_text(text, len(placeholders))
-            texts, _ = self.get_text_with_replacements(texts, audio_replacements=placeholders)
-            data.update(self._tokenize(texts, len(placeholders), padding, max_length, text_kwargs or {}))
-        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=self.skip_tensor_conversion)
+            text = [text] if isinstance(text, str) else list(text)
+        if isinstance(audio, (list, tuple)):
+            one = len(audio) > 0 and all(np.ndim(item) == 1 for item in audio)  # a list of leads
+            audio = [audio] if one else list(audio)
+        elif audio is not None:
+            audio = list(audio) if np.ndim(audio) == 3 else [audio]
+        return None, text, None, audio
+
+    def validate_inputs(self, text: list[str] | None = None, audio: list[Any] | None = None, **kwargs: Any) -> None:  # type: ignore[override]
+        """Raise an error that says what is wrong with the texts, their placeholders, or the names of arguments."""
+        arguments = self.valid_processor_kwargs.__annotations__
+        known = {*arguments, *arguments["text_kwargs"].__annotations__, *arguments["audio_kwargs"].__annotations__}
+        if unknown := [name for name, value in kwargs.items() if name not in known and value is not None]:
+            raise TypeError(f"Expected `ecg`, `text` and {', '.join(sorted(known))}, got {', '.join(unknown)}.")
+        if audio is None and text is None:
+            raise ValueError("Expected `ecg`, `text` or both, got neither.")
+        if text is not None and not text:
+            raise ValueError("Expected at least one text, got an empty list. Pass text=None for ECGs alone.")
+        for index, item in enumerate(text or []):
+            if not isinstance(item, str):
+                raise ValueError(f"Expected `text` to be a string or strings, got {type(item).__name__} at {index}.")
+            if not item.strip():
+                raise ValueError(f"Text {index} is empty. Leave the pair out, or write a report for it.")
+            if self.audio_token is None and self.ecg_token in item:
+                raise ValueError(
+                    f"Text {index} holds {self.ecg_token}, which the tokenizer does not know. Remove it, or add it by "
+                    f"`tokenizer.add_special_tokens({{'additional_special_tokens': ['{self.ecg_token}']}})`."
+                )
+        super().validate_inputs(text=text, audio=audio)
+
+    def _process_audio(self, audio: Any, **kwargs: Any) -> tuple[BatchFeature, list[str]]:
+        """Return what the feature extractor says of the ECGs, files among them read first, and their placeholders."""
+        is_path = [isinstance(item, (str, PathLike)) for item in audio]
+        facts = {name: kwargs.get(name) for name in ("sampling_rate", "leads", "units")}
+        ecgs = [_read(item, **facts) if path else item for item, path in zip(audio, is_path)]
+        if all(is_path):  # records carry their own
+            kwargs = {name: value for name, value in kwargs.items() if name not in facts}
+        return super()._process_audio(ecgs, **kwargs)
 
     def replace_audio_token(self, audio_inputs: dict, audio_idx: int, **kwargs: Any) -> str:
         """Return the placeholders that one `ecg_token` of a prompt is expanded to."""
@@ -170,6 +203,7 @@ class MeritProcessor(ProcessorMixin):
         Returns:
             `str` or `list[str]`, or with `tokenize` a [`BatchFeature`] or its `input_ids`.
         """
+        # Not with `tokenize`: the method of the library would collect blocks of type "audio" alone, as mono sound.
         prompt = super().apply_chat_template(conversation, chat_template, **kwargs)
         if not tokenize:
             return prompt
@@ -177,51 +211,12 @@ class MeritProcessor(ProcessorMixin):
         contents = [message["content"] for messages in conversations for message in messages]
         blocks = [block for content in contents if not isinstance(content, str) for block in content]
         ecgs = [block["ecg"] for block in blocks if block["type"] == "ecg"]
-        options = dict(processor_kwargs or {})
+        options: dict[str, Any] = dict(processor_kwargs or {})
         # The template writes the special tokens; the tokenizer must not write them again.
         options["text_kwargs"] = {"add_special_tokens": False} | options.get("text_kwargs", {})
-        inputs = self(ecg=ecgs or None, text=prompt, return_tensors=return_tensors, **options)
+        options["return_tensors"] = return_tensors
+        inputs = self(ecg=ecgs or None, text=prompt, **options)
         return inputs if return_dict else inputs["input_ids"]
-
-    def _check_text(self, text: str | Sequence[str], num_ecgs: int) -> list[str]:
-        """Return the texts as a list, or say what is wrong with them."""
-        texts = [text] if isinstance(text, str) else list(text)
-        for index, item in enumerate(texts):
-            if not isinstance(item, str):
-                raise ValueError(f"Expected `text` to be a string or strings, got {type(item).__name__} at {index}.")
-            if not item.strip():
-                raise ValueError(f"Text {index} is empty. Leave the pair out, or write a report for it.")
-        if not texts:
-            raise ValueError("Expected at least one text, got an empty list. Pass text=None for ECGs alone.")
-        found = sum(item.count(self.ecg_token) for item in texts)
-        if found and self.audio_token is None:
-            raise ValueError(
-                f"The text holds {self.ecg_token}, which the tokenizer does not know. Add it with "
-                f"`tokenizer.add_special_tokens({{'additional_special_tokens': ['{self.ecg_token}']}})`, or remove it."
-            )
-        if self.audio_token is not None and found != num_ecgs:
-            raise ValueError(
-                f"Expected one {self.ecg_token} in the text for each ECG, got {found} for {num_ecgs} ECGs. "
-                "Write it where each ECG belongs, in the order of `ecg`."
-            )
-        return texts
-
-    def _tokenize(
-        self, texts: list[str], num_ecgs: int, padding: bool | str, max_length: int | None, text_kwargs: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Return `input_ids` and `attention_mask`, truncated to the limit, but never within an ECG."""
-        limit = self.tokenizer.model_max_length if max_length is None else max_length
-        limits = {"truncation": True, "max_length": limit} if limit < NO_LIMIT else {}
-        options: dict[str, Any] = {"padding": padding, "return_token_type_ids": False, **limits, **text_kwargs}
-        encoding = self.tokenizer(texts, **options)
-        if self.audio_token is not None:
-            kept = sum(list(ids).count(self.audio_token_id) for ids in encoding["input_ids"])
-            if kept != num_ecgs * self.num_ecg_tokens:
-                raise ValueError(
-                    f"Expected {num_ecgs} ECGs of {self.num_ecg_tokens} placeholders; truncation to {limit} tokens "
-                    f"leaves {kept} placeholders. Raise `max_length`, or shorten the prompt."
-                )
-        return dict(encoding)
 
 
 def _read(path: str | PathLike, **facts: Any) -> Any:

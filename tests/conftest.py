@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from loopback_hub import LoopbackHub
-from tiny_models import TOWER, build
+from tiny_models import ENCODER, build
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from toy_ptb_xl import write_toy_ptb_xl
 from transformers import PreTrainedTokenizerFast
@@ -69,7 +69,7 @@ def report_checkpoint(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=copy, pad_token="[PAD]", unk_token="[UNK]")
     ids = {"vocab_size": len(tokenizer), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
-    config = MeritGenerationConfig(ecg_config=TOWER, text_config=TOWER | ids, num_ecg_tokens=12)
+    config = MeritGenerationConfig(ecg_config=ENCODER, text_config=ENCODER | ids, num_ecg_tokens=12)
     folder = tmp_path_factory.mktemp("report_checkpoint")
     build(MeritForConditionalGeneration, config).save_pretrained(folder)
     MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=12).save_pretrained(folder)

@@ -36,7 +36,7 @@ def test_the_generator_decides_and_the_input_stays():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 1000), st.integers(0, 999))
-def test_crops_are_the_same_piece_of_all_leads(length, seed):
+def test_crops_are_the_same_part_of_all_leads(length, seed):
     samples = np.broadcast_to(np.arange(1000, dtype=np.float32), (3, 2, 1000))
     out, mask = augment(samples, seed, crop_seconds=length / 100)
     assert out.shape == mask.shape == (3, 2, length)
@@ -74,8 +74,8 @@ def test_wander_is_slow_and_small():
 
 def test_noise_is_white_and_small():
     noise = augment(np.zeros((400, 2, 1000)), noise_mv=0.02)[0].astype(float)
-    spread = noise.std(axis=(1, 2))
-    assert spread.max() < 0.021 and spread.mean() == pytest.approx(0.01, rel=0.1)
+    deviation = noise.std(axis=(1, 2))
+    assert deviation.max() < 0.021 and deviation.mean() == pytest.approx(0.01, rel=0.1)
     assert abs((noise[..., 1:] * noise[..., :-1]).mean() / (noise**2).mean()) < 0.01
 
 

@@ -6,11 +6,11 @@ import re
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassClassValidationError, StrictDataclassFieldValidationError
-from tiny_models import TOWER, ecg_config, merit_config
+from tiny_models import ecg_config, merit_config
 from transformers import AutoConfig, PreTrainedConfig
 
-from modeling_merit import MeritConfig, MeritEcgConfig, MeritEcgModel, MeritForPreTraining
-from modeling_merit.configuration_merit import DECODER_SIZES, SIZES
+from modeling_merit import MeritConfig, MeritEcgConfig, MeritForPreTraining
+from modeling_merit.configuration_merit import SIZES
 
 
 def documented(config_class: type) -> list[str]:
@@ -96,12 +96,34 @@ def test_defaults_are_the_reference_architecture():
     assert torch.tensor(config.logit_scale_init_value).exp().item() == pytest.approx(1 / 0.07, rel=1e-4)
 
 
-@pytest.mark.parametrize("size, millions", [("tiny", 1), ("small", 14), ("base", 85)])
-def test_named_sizes(size, millions):
-    decoder = {f"decoder_{name}": value for name, value in DECODER_SIZES[size].items()}
-    text = TOWER | {"vocab_size": 10}
+@pytest.mark.parametrize("size", SIZES)
+def test_named_sizes_have_the_documented_parameters(size):
+    row = next(line for line in MeritConfig.from_size.__doc__.splitlines() if f'`"{size}"` |' in line)
+    documented_millions = [float(count) for count in re.findall(r"[\d.]+", row.split("|")[-2])]
     with torch.device("meta"):
-        model = MeritForPreTraining(MeritConfig(ecg_config=SIZES[size], text_config=text, **decoder))
-    assert round(model.merit.ecg_model.num_parameters() / 1e6) == millions
-    assert isinstance(model.merit.ecg_model, MeritEcgModel)
-    assert len(model.decoder.layers) == DECODER_SIZES[size]["num_hidden_layers"]
+        model = MeritForPreTraining(MeritConfig.from_size(size))
+    parts = (model.merit.ecg_model, model.decoder, model.merit.text_model, model)
+    millions = [sum(parameter.numel() for parameter in part.parameters()) / 1e6 for part in parts]
+    assert millions == pytest.approx(documented_millions, rel=0.01)
+
+
+def test_fields_win_over_those_of_the_size():
+    config = MeritConfig.from_size(
+        "tiny", ecg_config={"patch_length": 25}, text_config={"vocab_size": 99}, decoder_hidden_size=64, mask_ratio=0.5
+    )
+    ecg, text = config.ecg_config, config.text_config
+    assert (ecg.patch_length, ecg.hidden_size, ecg.num_hidden_layers, ecg.intermediate_size) == (25, 128, 4, 512)
+    assert (text.model_type, text.vocab_size, text.hidden_size, text.num_hidden_layers) == ("bert", 99, 128, 3)
+    assert (config.decoder_hidden_size, config.decoder_num_hidden_layers, config.mask_ratio) == (64, 2, 0.5)
+    whole = {"model_type": "distilbert", "dim": 16, "n_heads": 2}
+    for text_config in (whole, AutoConfig.for_model(**whole)):
+        assert MeritConfig.from_size("tiny", text_config=text_config).text_config.dim == 16
+
+
+def test_the_base_size_is_the_default():
+    assert MeritConfig.from_size("base").to_dict() == MeritConfig().to_dict()
+
+
+def test_an_unknown_size_is_named():
+    with pytest.raises(ValueError, match="a size of tiny, small, base, got 'large'"):
+        MeritConfig.from_size("large")

@@ -21,7 +21,7 @@ from modeling_merit import (
     MeritProcessor,
 )
 
-TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+ENCODER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 VOCABULARY, ECG, PLACES = 60, 60, 12
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128}
 FAMILIES = {
@@ -42,9 +42,9 @@ def language_model(family: str):
 
 def build(family: str = "llama", **fields) -> MeritForConditionalGeneration:
     torch.manual_seed(0)
-    tower = MeritEcgModel(MeritEcgConfig(**TOWER, initializer_range=0.3))
+    encoder = MeritEcgModel(MeritEcgConfig(**ENCODER, initializer_range=0.3))
     fields = {"num_ecg_tokens": PLACES, "ecg_token_id": ECG, "initializer_range": 0.3, **fields}
-    return MeritForConditionalGeneration.from_ecg_text_pretrained(tower, language_model(family), **fields)
+    return MeritForConditionalGeneration.from_ecg_text_pretrained(encoder, language_model(family), **fields)
 
 
 def prompt(*parts) -> list[int]:
@@ -167,7 +167,7 @@ def test_any_duration_gives_the_same_number_of_vectors(projector, seconds):
     assert features.std() > 0.05
 
 
-def test_hidden_states_of_a_frozen_tower_replace_the_signal(ecgs):
+def test_hidden_states_of_a_frozen_encoder_replace_the_signal(ecgs):
     model, ids = build("gpt2", projector_type="perceiver"), torch.tensor([prompt("ecg", 5)])
     hidden = model.ecg_model(ecgs[:1]).last_hidden_state.half()
     logits = model(ids, ecg_hidden_states=hidden).logits
@@ -184,8 +184,8 @@ def test_loss_is_that_of_the_answer(ecgs):
     assert all(layer.weight.grad.abs().sum() > 0 for layer in (model.projector.fc1, model.projector.fc2))
 
 
-def test_parts_keep_their_weights_and_the_tower_comes_from_any_checkpoint(tmp_path):
-    config = MeritConfig(ecg_config=TOWER, text_config={**TOWER, "vocab_size": 50})
+def test_parts_keep_their_weights_and_the_encoder_comes_from_any_checkpoint(tmp_path):
+    config = MeritConfig(ecg_config=ENCODER, text_config={**ENCODER, "vocab_size": 50})
     whole, text = MeritForPreTraining(config), language_model("llama")
     whole.save_pretrained(tmp_path / "merit")
     text.save_pretrained(tmp_path / "text")
@@ -199,8 +199,8 @@ def test_parts_keep_their_weights_and_the_tower_comes_from_any_checkpoint(tmp_pa
     for name, weights in text.state_dict().items():
         assert torch.equal(weights, model.language_model.state_dict()[name])
     model.save_pretrained(tmp_path / "generation")
-    tower = MeritEcgModel.from_pretrained(tmp_path / "generation")
-    assert torch.equal(tower.layernorm.weight, model.ecg_model.layernorm.weight)
+    encoder = MeritEcgModel.from_pretrained(tmp_path / "generation")
+    assert torch.equal(encoder.layernorm.weight, model.ecg_model.layernorm.weight)
     with pytest.raises(OSError, match="are missing"):
         MeritForConditionalGeneration.from_pretrained(tmp_path / "merit", config=model.config)
 
@@ -240,12 +240,12 @@ def test_processor_to_streamed_text(tiny_tokenizer, capsys, ecgs):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
     processor = MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=PLACES)
-    tower = MeritEcgModel(MeritEcgConfig(**TOWER))
+    encoder = MeritEcgModel(MeritEcgConfig(**ENCODER))
     text = AutoModelForCausalLM.from_config(
         AutoConfig.for_model("gpt2", vocab_size=104, bos_token_id=None, eos_token_id=None, **SIZES)
     )
     model = MeritForConditionalGeneration.from_ecg_text_pretrained(
-        tower, text, num_ecg_tokens=PLACES, ecg_token_id=processor.audio_token_id
+        encoder, text, num_ecg_tokens=PLACES, ecg_token_id=processor.audio_token_id
     )
     names = {"sampling_rate": 100, "leads": model.config.ecg_config.leads, "units": "mV"}
     inputs = processor(ecgs[0].numpy(), "<|ecg|> sinus", **names, return_tensors="pt")

@@ -23,7 +23,7 @@ seeds = st.integers(0, 2**32 - 1)
 many = settings(max_examples=50, deadline=None)
 
 
-def spread(size: int, rng: np.random.Generator) -> np.ndarray:
+def covariance(size: int, rng: np.random.Generator) -> np.ndarray:
     """A random covariance matrix."""
     root = rng.standard_normal((size, size))
     return root @ root.T / size + 0.1 * np.eye(size)
@@ -60,14 +60,14 @@ def information(cov: np.ndarray, a: np.ndarray, b: np.ndarray, given_part: np.nd
 @given(seeds)
 def test_chain_rule(seed):
     rng = np.random.default_rng(seed)
-    cov, (x, t, z) = joint(spread(6, rng), (rng.standard_normal((2, 6)), 0.5), (rng.standard_normal((3, 6)), 0.3))
+    cov, (x, t, z) = joint(covariance(6, rng), (rng.standard_normal((2, 6)), 0.5), (rng.standard_normal((3, 6)), 0.3))
     assert information(cov, z, x) == pytest.approx(information(cov, z, t) + information(cov, z, x, t), abs=1e-9)
 
 
 def test_chain_rule_needs_the_markov_chain():
-    """A representation that reads the report itself breaks the decomposition: why the trunk never attends to text."""
+    """A representation that reads the report itself breaks the decomposition: the encoder never attends to text."""
     rng = np.random.default_rng(0)
-    cov_x, report = spread(6, rng), rng.standard_normal((2, 6))
+    cov_x, report = covariance(6, rng), rng.standard_normal((2, 6))
     cov, (x, t) = joint(cov_x, (report, 0.5))
     leak = np.vstack([np.eye(8), np.hstack([rng.standard_normal((3, 6)), np.ones((3, 2))])])
     cov = leak @ cov @ leak.T + np.diag([0.0] * 8 + [0.3] * 3)
@@ -152,9 +152,9 @@ def test_signal_unique_features_are_invisible_to_alignment():
 def test_masked_bound_is_below_the_information_of_the_visible(seed, mask_ratio):
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed % 2**31)
-    visible, hidden = random_masking(torch.ones(1, 2, 8, dtype=torch.bool), mask_ratio)
-    v, m = visible[0].numpy(), hidden[0].nonzero()[:, 0].numpy()
-    cov_x = spread(16, rng)
+    visible, masked = random_masking(torch.ones(1, 2, 8, dtype=torch.bool), mask_ratio)
+    v, m = visible[0].numpy(), masked[0].nonzero()[:, 0].numpy()
+    cov_x = covariance(16, rng)
     encoder = rng.standard_normal((3, len(v))) @ np.eye(16)[v]
     cov, (x, z) = joint(cov_x, (encoder, 0.2))
     posterior = conditional(cov, z, m)
@@ -177,8 +177,8 @@ def test_masked_modelling_rewards_redundancy_not_noise():
 
 def test_best_prediction_of_noise_is_zero_and_its_loss_one():
     patches = torch.randn(200, 4, 50, generator=torch.Generator().manual_seed(0))
-    hidden = torch.ones(200, 4, dtype=torch.bool)
-    loss = reconstruction_loss(torch.zeros_like(patches), patches, hidden)
+    masked = torch.ones(200, 4, dtype=torch.bool)
+    loss = reconstruction_loss(torch.zeros_like(patches), patches, masked)
     assert loss.item() == pytest.approx(1, abs=1e-3)
     assert reconstruction_information(loss).item() == pytest.approx(0, abs=1e-3)
 
@@ -191,7 +191,7 @@ def test_label_cap(seed):
     report, label = rng.standard_normal((2, 6)), rng.standard_normal((1, 6))
     aligned, unique = report, rng.standard_normal((3, 6))
     for encoder in (aligned, np.vstack([aligned, unique])):
-        cov, (x, t, y, z) = joint(spread(6, rng), (report, 0.5), (label, 0.1), (encoder, 0.1))
+        cov, (x, t, y, z) = joint(covariance(6, rng), (report, 0.5), (label, 0.1), (encoder, 0.1))
         assert information(cov, z, y) <= information(cov, t, y) + information(cov, z, x, t) + 1e-9
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import TOWER, build, ecg_config, ecgs, merit_config, reports
+from tiny_models import ENCODER, build, ecg_config, ecgs, merit_config, reports
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from modeling_merit import MeritEcgModel, MeritForEcgClassification, MeritForPreTraining, MeritModel
@@ -19,9 +19,9 @@ MODELS = {
     MeritForEcgClassification: lambda: ecg_config(num_labels=4, problem_type="single_label_classification"),
 }
 TEXT_MODELS = {
-    "bert": TOWER | {"vocab_size": 104},
+    "bert": ENCODER | {"vocab_size": 104},
     "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "vocab_size": 104},
-    "roberta": TOWER | {"vocab_size": 104, "pad_token_id": 0},
+    "roberta": ENCODER | {"vocab_size": 104, "pad_token_id": 0},
 }
 
 

@@ -160,8 +160,8 @@ def test_visible_patches_are_encoded_alone(ecg_model):
     visible = torch.arange(0, 120, 3).expand(2, -1)
     output = ecg_model(values, visible_patches=visible)
     assert output.last_hidden_state.shape == (2, 40, 16)
-    hidden = torch.ones(2, 120, dtype=torch.bool).scatter(1, visible, False).view(2, 12, 10, 1).expand(-1, -1, -1, 50)
-    other = ecg_model(values.masked_fill(hidden.flatten(2), 9.0), visible_patches=visible)
+    masked = torch.ones(2, 120, dtype=torch.bool).scatter(1, visible, False).view(2, 12, 10, 1).expand(-1, -1, -1, 50)
+    other = ecg_model(values.masked_fill(masked.flatten(2), 9.0), visible_patches=visible)
     assert torch.equal(output.last_hidden_state, other.last_hidden_state)
     everything = ecg_model(values, visible_patches=torch.arange(120).expand(2, -1))
     assert close(everything.last_hidden_state, ecg_model(values).last_hidden_state)
@@ -245,7 +245,7 @@ def test_bfloat16():
     torch.manual_seed(0)
     output = model(ecgs(), **reports(*TEXTS))
     assert output.ecg_embeds.dtype == torch.bfloat16 and output.loss.dtype == torch.float32
-    assert torch.equal(output.hidden_patches, expected.hidden_patches)
+    assert torch.equal(output.masked_patches, expected.masked_patches)
     assert nn.functional.cosine_similarity(output.ecg_embeds.float(), expected.ecg_embeds).min() > 0.99
     assert output.loss.item() == pytest.approx(expected.loss.item(), rel=0.1)
 
@@ -273,7 +273,7 @@ def test_dual_encoder_scores():
     assert close(output.text_embeds[1:2], alone)
     with torch.no_grad():
         model.logit_scale.fill_(20.0)
-    assert model.temperature_scale.item() == 100
+    assert model.get_logit_scale().item() == 100
     with pytest.raises(ValueError, match="got neither"):
         model()
 
@@ -291,9 +291,9 @@ def test_alignment_on_the_masked_view():
     model = build(MeritForPreTraining, merit_config(alignment_view="masked"))
     torch.manual_seed(0)
     output = model(ecgs(), **reports(*TEXTS))
-    visible = (~output.hidden_patches).nonzero()[:, 1].view(2, -1)
+    visible = (~output.masked_patches).nonzero()[:, 1].view(2, -1)
     pooled = model.merit.ecg_model(ecgs(), visible_patches=visible).pooler_output
-    assert visible.shape == (2, 36)  # int(10 * 0.75) of 10 patches hidden in each of 12 leads
+    assert visible.shape == (2, 36)  # int(10 * 0.75) of 10 patches masked in each of 12 leads
     assert close(output.ecg_embeds, model.merit.ecg_projection(pooled))
 
 
@@ -313,7 +313,7 @@ def test_partial_records_in_pre_training():
         torch.manual_seed(0)
         outputs.append(model(ecgs().masked_fill(~mask, filler), mask, **reports(*TEXTS)))
     # 10 and 5 real patches per lead, of which 3 are kept.
-    assert outputs[0].hidden_patches.sum(dim=1).tolist() == [2 * 7, 2 * 2]
+    assert outputs[0].masked_patches.sum(dim=1).tolist() == [2 * 7, 2 * 2]
     assert outputs[0].loss.isfinite() and outputs[0].loss.item() == outputs[1].loss.item()
 
 

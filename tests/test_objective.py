@@ -73,65 +73,65 @@ def test_each_branch_trains_its_own_parts(alignment_view):
     for name in structure:
         if name.endswith(("k_proj.bias", "key.bias")):
             continue  # softmax cancels it
-        in_decoder, in_trunk = name.startswith("decoder."), name.startswith("merit.ecg_model.")
-        assert (structure[name] > 0) == (in_decoder or in_trunk), name
+        in_decoder, in_encoder = name.startswith("decoder."), name.startswith("merit.ecg_model.")
+        assert (structure[name] > 0) == (in_decoder or in_encoder), name
         assert (semantics[name] > 0) == (not in_decoder), name
 
 
 def test_reconstruction_loss_ignores_visible_targets():
     model, inputs = pretrain()
     output = forward(model, **inputs)
-    patches, hidden = patchify(inputs["input_values"], 50), output.hidden_patches
+    patches, masked = patchify(inputs["input_values"], 50), output.masked_patches
     noise = torch.randn_like(patches)
-    visible_changed = torch.where(hidden[..., None], patches, patches + noise)
-    hidden_changed = torch.where(hidden[..., None], patches + noise, patches)
+    visible_changed = torch.where(masked[..., None], patches, patches + noise)
+    masked_changed = torch.where(masked[..., None], patches + noise, patches)
     loss = output.reconstruction_loss
-    assert reconstruction_loss(output.reconstruction, patches, hidden).item() == loss.item()
-    assert reconstruction_loss(output.reconstruction, visible_changed, hidden).item() == loss.item()
-    assert abs(reconstruction_loss(output.reconstruction, hidden_changed, hidden) - loss) > 1e-3
+    assert reconstruction_loss(output.reconstruction, patches, masked).item() == loss.item()
+    assert reconstruction_loss(output.reconstruction, visible_changed, masked).item() == loss.item()
+    assert abs(reconstruction_loss(output.reconstruction, masked_changed, masked) - loss) > 1e-3
 
 
-def test_encoder_and_decoder_do_not_see_hidden_patches():
+def test_encoder_and_decoder_do_not_see_masked_patches():
     model, inputs = pretrain()
     output = forward(model, **inputs)
-    samples = output.hidden_patches.view(4, 12, 10, 1).expand(-1, -1, -1, 50).flatten(2)
+    samples = output.masked_patches.view(4, 12, 10, 1).expand(-1, -1, -1, 50).flatten(2)
     inputs["input_values"] = inputs["input_values"].masked_fill(samples, 7.0)
     again = forward(model, **inputs)
-    assert torch.equal(again.hidden_patches, output.hidden_patches)
+    assert torch.equal(again.masked_patches, output.masked_patches)
     assert torch.equal(again.reconstruction, output.reconstruction)
 
 
-def test_loss_is_the_error_on_standardised_hidden_patches():
+def test_loss_is_the_error_on_standardised_masked_patches():
     patches = torch.randn(3, 4, 50) * 2 + 5
     standard = standardize_patches(patches)
     assert standard.mean(dim=-1).abs().max() < 1e-5
     assert standard.var(dim=-1, correction=0).sub(1).abs().max() < 1e-3
     assert standardize_patches(torch.full((1, 50), 3.0)).abs().max() == 0
-    hidden = torch.tensor([[True, False, False, False]]).expand(3, 4)
+    masked = torch.tensor([[True, False, False, False]]).expand(3, 4)
     prediction = standard.clone()
     prediction[:, 0] += 2
     prediction[:, 1:] += 100
-    assert reconstruction_loss(prediction, patches, hidden).item() == pytest.approx(4, abs=1e-4)
+    assert reconstruction_loss(prediction, patches, masked).item() == pytest.approx(4, abs=1e-4)
     assert reconstruction_information(torch.tensor(0.25)).item() == pytest.approx(math.log(2))
 
 
 @settings(max_examples=50, deadline=None)
 @given(patches=st.integers(2, 30), ratio=st.sampled_from([0.1, 0.25, 0.5, 0.75, 0.9]), seed=st.integers(0, 999))
-def test_masks_hide_the_configured_number_in_every_lead(patches, ratio, seed):
+def test_masks_cover_the_configured_number_in_every_lead(patches, ratio, seed):
     torch.manual_seed(seed)
-    visible, hidden = random_masking(torch.ones(2, 12, patches, dtype=torch.bool), ratio)
+    visible, masked = random_masking(torch.ones(2, 12, patches, dtype=torch.bool), ratio)
     expected = min(int(patches * ratio), patches - 1)
-    assert (hidden.view(2, 12, patches).sum(dim=2) == expected).all()
+    assert (masked.view(2, 12, patches).sum(dim=2) == expected).all()
     assert visible.shape == (2, 12 * (patches - expected))
-    assert torch.equal(~hidden, torch.zeros_like(hidden).scatter(1, visible, True))
+    assert torch.equal(~masked, torch.zeros_like(masked).scatter(1, visible, True))
     assert (visible.diff(dim=1) > 0).all()
 
 
 def test_masks_are_independent_between_leads_and_uniform():
     torch.manual_seed(0)
     records, patches = 4000, 8
-    _, hidden = random_masking(torch.ones(records, 12, patches, dtype=torch.bool), 0.75)
-    shown = (~hidden).view(records, 12, patches).double()
+    _, masked = random_masking(torch.ones(records, 12, patches, dtype=torch.bool), 0.75)
+    shown = (~masked).view(records, 12, patches).double()
     error = math.sqrt(0.25 * 0.75 / records)
     assert shown.mean(dim=0).sub(0.25).abs().max() < 4.5 * error
     together = torch.einsum("bip,bjp->ijp", shown, shown) / records
@@ -144,9 +144,9 @@ def test_masks_keep_real_patches_first_and_never_count_padding():
     torch.manual_seed(0)
     valid = torch.zeros(1, 3, 8, dtype=torch.bool)
     valid[:, 0], valid[:, 1, :3] = True, True
-    visible, hidden = random_masking(valid, 0.75)
-    assert hidden.view(3, 8).sum(dim=1).tolist() == [6, 1, 0]
-    assert not (hidden & ~valid.flatten(1)).any()
+    visible, masked = random_masking(valid, 0.75)
+    assert masked.view(3, 8).sum(dim=1).tolist() == [6, 1, 0]
+    assert not (masked & ~valid.flatten(1)).any()
     assert (visible.view(3, 2)[1] - 8 < 3).all()
 
 
@@ -174,7 +174,7 @@ def test_without_contrast_it_is_a_masked_autoencoder():
 def test_without_reconstruction_it_is_clip():
     model, inputs = pretrain(reconstruction_weight=0.0)
     output = forward(model, **inputs)
-    assert output.reconstruction_loss is None and output.hidden_patches is None
+    assert output.reconstruction_loss is None and output.masked_patches is None
     encoded = model.merit(**inputs)
     pairs = torch.arange(4)
     clip = sum(nn.functional.cross_entropy(s, pairs) for s in (encoded.logits_per_ecg, encoded.logits_per_ecg.T)) / 2
@@ -217,7 +217,7 @@ def test_equal_reports_are_not_pushed_apart():
     assert separate(0.5, torch.tensor([1, 1])) > 0 > separate(0.5, None)
 
 
-def test_equal_reports_share_their_target():
+def test_equal_reports_have_one_target():
     torch.manual_seed(0)
     u, v = (nn.functional.normalize(torch.randn(3, 4), dim=1) for _ in range(2))
     loss = contrastive_loss(u, v, torch.tensor(5.0), torch.tensor([7, 8, 7]))

@@ -16,7 +16,7 @@ import torch
 from datasets import Array2D, Dataset, Features, Value
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_models import TOWER
+from tiny_models import ENCODER
 from transformers import AutoModel, BertConfig, BertModel
 
 import modeling_merit
@@ -266,7 +266,7 @@ def test_trained_tokenizer_is_repeatable():
 
 def test_named_text_model_is_loaded(monkeypatch, tmp_path, tiny_tokenizer):
     torch.manual_seed(1)
-    text_model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer), **TOWER))
+    text_model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer), **ENCODER))
     text_model.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     args = parse(

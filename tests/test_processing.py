@@ -96,6 +96,27 @@ def test_a_misspelt_keyword_is_refused(processor):
         processor(make_ecg(), sample_rate=100)
 
 
+def test_arguments_of_one_modality_alone(processor):
+    """`truncation` is for both; what is too long of the other modality stays long, or is refused."""
+    ecg, text = make_ecg(4000), "normal " * 20
+    for options in ({"truncation": True}, {"audio_kwargs": {"truncation": True}}):
+        inputs = processor(ecg, text, **FACTS, **options)
+        assert inputs["input_values"].shape == (1, 12, 3000) and len(inputs["input_ids"][0]) == 8
+    assert len(processor(make_ecg(), text, **FACTS, text_kwargs={"truncation": False})["input_ids"][0]) == 20
+    with pytest.raises(ValueError, match="truncation=True"):
+        processor(ecg, text, **FACTS)
+    nested = processor(make_ecg(), audio_kwargs=FACTS)
+    np.testing.assert_array_equal(nested["input_values"], processor(make_ecg(), **FACTS)["input_values"])
+
+
+@pytest.mark.parametrize("as_given", [np.asarray, torch.from_numpy, list, lambda ecg: ecg.tolist(), lambda ecg: [ecg]])
+def test_one_ecg_takes_one_placeholder_however_it_is_given(prompter, as_given):
+    inputs = prompter(as_given(make_ecg()), "<|ecg|> normal", **FACTS)
+    np.testing.assert_array_equal(inputs["input_values"][0], make_ecg())
+    two = prompter(np.stack([make_ecg(), make_ecg()]), "<|ecg|> <|ecg|>", **FACTS)
+    assert two["input_values"].shape == (2, 12, 1000)
+
+
 def test_text_is_truncated_to_the_limit_of_the_tokenizer(processor):
     assert processor(text="normal " * 20)["input_ids"] == [[5] * 8]
     assert processor(text="normal " * 20, max_length=3)["input_ids"] == [[5] * 3]
@@ -114,7 +135,10 @@ def test_text_is_truncated_to_the_limit_of_the_tokenizer(processor):
         ([], "at least one text"),
         (["normal", None], "got NoneType at 1"),
         ([["normal", "ecg"]], "got list at 0"),
-        ("<|ecg|> normal", r"holds <\|ecg\|>, which the tokenizer does not know. Add it with `tokenizer.add_special"),
+        (
+            "<|ecg|> normal",
+            r"Text 0 holds <\|ecg\|>, which the tokenizer does not know. .* add it by `tokenizer.add_special",
+        ),
     ],
 )
 def test_text_that_is_none_is_refused(processor, text, message):
@@ -200,14 +224,15 @@ def test_placeholders_are_expanded(prompter):
 )
 def test_placeholders_must_match_the_ecgs(prompter, ecgs, text):
     found = text.count("<|ecg|>") if isinstance(text, str) else 2
-    with pytest.raises(ValueError, match=rf"one <\|ecg\|> in the text for each ECG, got {found} for {ecgs} ECGs"):
+    message = rf"{found} <\|ecg\|> tokens .*" + (f"and {ecgs} audio inputs" if ecgs else "no audio inputs were passed")
+    with pytest.raises(ValueError, match=message):
         prompter([make_ecg()] * ecgs or None, text, **FACTS)
 
 
 def test_truncation_never_cuts_an_ecg(prompter):
     prompt = "<|ecg|> " + "normal " * 10
     assert len(prompter(make_ecg(), prompt, **FACTS, max_length=5)["input_ids"][0]) == 5
-    with pytest.raises(ValueError, match="1 ECGs of 3 placeholders; truncation to 2 tokens leaves 2 placeholders"):
+    with pytest.raises(ValueError, match=r"Got ids=\[2\] and text=\[3\].*increase `max_length`"):
         prompter(make_ecg(), prompt, **FACTS, max_length=2)
 
 

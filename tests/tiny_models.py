@@ -6,10 +6,10 @@ import torch
 
 from modeling_merit import MeritConfig, MeritEcgConfig
 
-TOWER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-DECODER = {f"decoder_{name}": value for name, value in (TOWER | {"num_hidden_layers": 1}).items()}
-TEXT_TOWER = {
-    **TOWER,
+ENCODER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+DECODER = {f"decoder_{name}": value for name, value in (ENCODER | {"num_hidden_layers": 1}).items()}
+TEXT_ENCODER = {
+    **ENCODER,
     "num_hidden_layers": 1,
     "vocab_size": 104,
     "hidden_dropout_prob": 0.0,
@@ -18,12 +18,12 @@ TEXT_TOWER = {
 
 
 def ecg_config(**fields: Any) -> MeritEcgConfig:
-    return MeritEcgConfig(**(TOWER | fields))
+    return MeritEcgConfig(**(ENCODER | fields))
 
 
 def merit_config(ecg: dict[str, Any] | None = None, **fields: Any) -> MeritConfig:
     defaults = {"projection_dim": 8, "projection_hidden_size": 8, **DECODER}
-    return MeritConfig(ecg_config=TOWER | (ecg or {}), text_config=TEXT_TOWER, **(defaults | fields))
+    return MeritConfig(ecg_config=ENCODER | (ecg or {}), text_config=TEXT_ENCODER, **(defaults | fields))
 
 
 def build(model_class: type, config: Any, seed: int = 0) -> Any:
