@@ -57,6 +57,7 @@ def test_class_maps_name_existing_classes():
         ("csn", "AF", "ptb_xl", ["AFLT"]),
         ("challenge2021", "AF", "ptb_xl", ["AFIB"]),
         ("cpsc2018", "VPC", "ptb_xl", ["PVC"]),
+        ("csn", "SVT", "ptb_xl", ["SVTAC", "PSVT"]),
     ],
 )
 def test_equal_names_need_not_mean_the_same(data_set, name, other, counterparts):

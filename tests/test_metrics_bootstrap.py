@@ -79,7 +79,7 @@ def test_coverage_as_stated(metric, prevalence, classes, measured):
 
 
 def test_a_positive_drawn_twice_does_not_move_the_interval_off_the_value():
-    labels, scores, patients = _clustered(np.random.default_rng(0), 300, 0.01, 20)
+    labels, scores, patients = _clustered(np.random.default_rng(0), 400, 0.01, 71)
     interval = bootstrap_interval("macro_auprc", labels, scores, patients)
     resampled = metric_value("macro_auprc", labels, scores, weights=patient_weights(patients))
     assert np.quantile(resampled, 0.025) > interval.value  # what percentiles would have given

@@ -1,5 +1,6 @@
 """Classical features: rates, axes and intervals that are known, and what is missing."""
 
+import ast
 import csv
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from known_ecg import synthetic_ecg
 
+from modeling_merit.processing.metrics.classification import metric_value
 from modeling_merit.processing.probing.classical_features import FEATURE_NAMES, classical_features
 
 
