@@ -104,7 +104,7 @@ def normal_interval(
     Example:
 
     >>> [round(limit, 3) for limit in normal_interval(0.95, np.array([0.9, 0.93, 0.97, 1.0]))]
-    [0.863, 1.0]
+    [0.864, 1.0]
     """
     if np.isnan(value):
         return np.nan, np.nan

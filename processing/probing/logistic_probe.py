@@ -1,7 +1,7 @@
 """The linear probe: logistic regression on frozen features, solved to its optimum.
 
-It is an own solver because scikit-learn's takes about six times as long for the 71 classes and six values of C of
-PTB-XL: here all classes share the passes over the features, and each C starts from the solution of the one before.
+It is an own solver because scikit-learn's takes about six times as long on the tasks of PTB-XL: here all classes share
+the passes over the features, and each C starts from the solution of the one before.
 Probabilities equal scikit-learn's (`tests/test_probing_logistic.py`).
 """
 
