@@ -35,8 +35,7 @@ from modeling_merit.processing.benchmark.tasks import (
 )
 from modeling_merit.processing.data import SignalView
 from modeling_merit.processing.probing import classical_features as features
-from modeling_merit.processing.probing.embeddings import embed_signals, weights_fingerprint
-from modeling_merit.processing.probing.frozen import SAMPLING_RATE
+from modeling_merit.processing.probing.embeddings import SAMPLING_RATE, embed_signals, weights_fingerprint
 from modeling_merit.processing.training.supervised import Schedule, train_classifier
 
 

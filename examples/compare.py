@@ -15,7 +15,7 @@ import numpy as np
 
 from modeling_merit.processing.benchmark.results import provenance, update_rows
 from modeling_merit.processing.benchmark.tasks import read_predictions
-from modeling_merit.processing.metrics.bootstrap import paired_bootstrap, paired_permutation
+from modeling_merit.processing.metrics.bootstrap import compare_models
 from modeling_merit.processing.metrics.classification import METRICS, align_predictions
 
 DEFAULT_METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned", "macro_f1_at_0.5")
@@ -47,7 +47,7 @@ def main():
     if len(args.a) != len(args.b):
         parser.error(f"Expected as many files for --a as for --b, got {len(args.a)} and {len(args.b)}.")
     if missing := [str(path) for path in (*args.a, *args.b) if not path.is_file()]:
-        parser.error(f"Expected prediction files, but there is no {', '.join(missing)}. Run linear_probe.py first.")
+        parser.error(f"Expected prediction files, got none at {', '.join(missing)}. Run linear_probe.py first.")
 
     origin = provenance(seed=args.seed)
     rows = []
@@ -59,10 +59,18 @@ def main():
         metrics = args.metrics or [name for name in DEFAULT_METRICS if not (zero_shot and name.endswith("0.5"))]
         print(f"{a.run} - {b.run}, {a.task}, {len(a.labels)} records")
         for metric in metrics:
-            arguments = (metric, a.labels, a.probabilities, probabilities_b, a.patient_ids, a.thresholds, b.thresholds)
-            drawn = paired_bootstrap(*arguments, n_resamples=args.n_resamples, seed=args.seed)
-            exchanged = paired_permutation(*arguments, n_resamples=args.n_resamples, seed=args.seed)
-            if not np.isfinite(drawn.difference):
+            found = compare_models(
+                metric,
+                a.labels,
+                a.probabilities,
+                probabilities_b,
+                a.patient_ids,
+                a.thresholds,
+                b.thresholds,
+                n_resamples=args.n_resamples,
+                seed=args.seed,
+            )
+            if not np.isfinite(found.difference):
                 raise SystemExit(f"Expected a class with positive and negative records for {metric}, got none.")
             rows.append(
                 {
@@ -70,13 +78,13 @@ def main():
                     "run_b": b.run,
                     "task": a.task,
                     "metric": metric,
-                    "difference": drawn.difference,
-                    "ci_low": drawn.low,
-                    "ci_high": drawn.high,
-                    "p": exchanged.p,
-                    "p_bootstrap": drawn.p,
-                    "value_a": drawn.value_a,
-                    "value_b": drawn.value_b,
+                    "difference": found.difference,
+                    "ci_low": found.low,
+                    "ci_high": found.high,
+                    "p": found.p_permutation,
+                    "p_bootstrap": found.p_bootstrap,
+                    "value_a": found.value_a,
+                    "value_b": found.value_b,
                     "task_b": b.task,
                     "label_fraction": a.label_fraction,
                     "label_fraction_b": b.label_fraction,
@@ -89,8 +97,8 @@ def main():
                 }
             )
             print(
-                f"  {metric}: {drawn.value_a:.3f} - {drawn.value_b:.3f} = {drawn.difference:+.3f} "
-                f"[{drawn.low:+.3f}, {drawn.high:+.3f}], p = {exchanged.p:.3g}",
+                f"  {metric}: {found.value_a:.3f} - {found.value_b:.3f} = {found.difference:+.3f} "
+                f"[{found.low:+.3f}, {found.high:+.3f}], p = {found.p_permutation:.3g}",
                 flush=True,
             )
     update_rows(args.output, rows, ROW_KEY)

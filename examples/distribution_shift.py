@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 
 from modeling_merit.processing import EcgFormatError, read_ecg
 from modeling_merit.processing.benchmark.label_sets import CPSC2018_LABELS, SPLITS, label_matrix
-from modeling_merit.processing.benchmark.protocols import tune_thresholds
 from modeling_merit.processing.benchmark.results import provenance, update_rows
 from modeling_merit.processing.benchmark.shift import SEVERITIES, corrupt, to_concepts
 from modeling_merit.processing.benchmark.subsets import read_shared_split
@@ -35,8 +34,8 @@ from modeling_merit.processing.benchmark.tasks import TASK_NAMES, load_ptb_xl, l
 from modeling_merit.processing.data import SignalView
 from modeling_merit.processing.metrics.bootstrap import bootstrap_interval
 from modeling_merit.processing.metrics.classification import metric_value
-from modeling_merit.processing.probing.embeddings import embed_signals
-from modeling_merit.processing.probing.frozen import SAMPLING_RATE, embed_tables, load_encoder
+from modeling_merit.processing.metrics.thresholds import tune_thresholds
+from modeling_merit.processing.probing.embeddings import SAMPLING_RATE, embed_signals, embed_tables, load_encoder
 from modeling_merit.processing.probing.logistic_probe import logistic_probe
 from modeling_merit.processing.units import MICROVOLTS_PER_MILLIVOLT
 

@@ -147,7 +147,12 @@ def main():
         if run != next(iter(runs)):
             pairs = compare_reports(scored[next(iter(runs))], scored[run], patients, args.n_resamples, seed=args.seed)
             for metric, pair in pairs.items():
-                difference = {"difference": pair.difference, "ci_low": pair.low, "ci_high": pair.high, "p": pair.p}
+                difference = {
+                    "difference": pair.difference,
+                    "ci_low": pair.low,
+                    "ci_high": pair.high,
+                    "p": pair.p_bootstrap,
+                }
                 comparisons.append({"run_a": next(iter(runs)), "run_b": run, "metric": metric, **difference, **about})
         print(f"{run:22s}", *(f"{name} {intervals[name].value:.3f}" for name in ("rougeL", "bleu_4", "statement_f1")))
     ids = table["ecg_id"][:]

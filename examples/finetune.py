@@ -26,8 +26,7 @@ from modeling_merit.processing.benchmark.tasks import (
     record_scores,
 )
 from modeling_merit.processing.data import SignalView
-from modeling_merit.processing.probing.embeddings import weights_fingerprint
-from modeling_merit.processing.probing.frozen import load_extractor
+from modeling_merit.processing.probing.embeddings import load_extractor, weights_fingerprint
 from modeling_merit.processing.training.supervised import Schedule, train_classifier
 
 

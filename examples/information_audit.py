@@ -28,8 +28,8 @@ from modeling_merit.processing.benchmark.label_sets import SPLITS, label_matrix
 from modeling_merit.processing.benchmark.results import provenance, update_rows
 from modeling_merit.processing.data import SyntheticEcg
 from modeling_merit.processing.data.simulation import FACTORS
-from modeling_merit.processing.metrics.bootstrap import bootstrap_interval, patient_weights
-from modeling_merit.processing.probing.frozen import SAMPLING_RATE, embed_tables, load_encoder
+from modeling_merit.processing.metrics.bootstrap import bootstrap_interval, normal_interval, patient_weights
+from modeling_merit.processing.probing.embeddings import SAMPLING_RATE, embed_tables, load_encoder
 from modeling_merit.processing.probing.logistic_probe import logistic_probe
 
 ALPHAS = 10.0 ** np.arange(-2, 6)
@@ -69,8 +69,8 @@ def audit_factor(x, y, statements, patients, seed, n_resamples):
     found = {}
     for suffix, truth in (("", y), ("_given_report", residual(statements, y))):
         predicted = ridge_probe(x, truth)
-        drawn = r2(truth["test"], predicted, weights)
-        found[f"r2{suffix}"] = (r2(truth["test"], predicted), *np.quantile(drawn, [0.025, 0.975]))
+        value, drawn = r2(truth["test"], predicted), r2(truth["test"], predicted, weights)
+        found[f"r2{suffix}"] = (value, *normal_interval(value, drawn, bounds=(-np.inf, 1.0)))
         mi = mutual_info_regression(predicted[:, None], truth["test"], random_state=seed)[0]
         found[f"mi{suffix}"] = (mi, None, None)
     return found

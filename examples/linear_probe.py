@@ -23,7 +23,7 @@ from modeling_merit.processing.benchmark.tasks import (
     load_task,
     record_scores,
 )
-from modeling_merit.processing.probing.frozen import embed_tables, load_encoder
+from modeling_merit.processing.probing.embeddings import embed_tables, load_encoder
 from modeling_merit.processing.probing.logistic_probe import logistic_probe
 
 
@@ -67,8 +67,7 @@ def main():
             weights=weights,
             data_fingerprint=signals,
         )
-        chosen = ", ".join(f"{c:g}" for c in sorted(set(probe.c.ravel().tolist())))
-        print(f"{args.run} {name} (C {chosen}): {describe(intervals)}", flush=True)
+        print(f"{args.run} {name} (C {probe.c:g}): {describe(intervals)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from modeling_merit.processing.benchmark.results import provenance, update_rows
@@ -27,14 +28,8 @@ AGE_BANDS = ((0, 40), (40, 55), (55, 70), (70, 85), (85, 301))
 BINS = 10
 
 
-def calibration_curve(labels, probabilities):
-    """Mean probability and share of positives in bins of equally many records."""
-    order = np.array_split(np.argsort(probabilities, kind="stable"), BINS)
-    return [probabilities[part].mean() for part in order], [labels[part].mean() for part in order]
-
-
 def plot(predictions, path, max_classes):
-    """The three panels; returns the classes shown."""
+    """Draw the three panels and return the classes shown."""
     positives = predictions.labels.sum(0)
     columns = [c for c in np.argsort(-positives, kind="stable") if 0 < positives[c] < len(predictions.labels)]
     columns = columns[:max_classes]
@@ -44,9 +39,8 @@ def plot(predictions, path, max_classes):
         y, p, name = predictions.labels[:, column], predictions.probabilities[:, column], predictions.classes[column]
         RocCurveDisplay.from_predictions(y, p, ax=roc, name=name)
         PrecisionRecallDisplay.from_predictions(y, p, ax=recall, name=name)
-        calibration.plot(*calibration_curve(y, p), marker="o", label=name)
-    calibration.plot([0, 1], [0, 1], color="grey", linestyle="--")
-    calibration.set(xlabel="Mean probability", ylabel="Share of positives", title="Calibration")
+        CalibrationDisplay.from_predictions(y, p, n_bins=BINS, strategy="quantile", ax=calibration, name=name)
+    calibration.set(xlabel="Mean probability", ylabel="Fraction of positives", title="Calibration")
     roc.set_title("ROC")
     recall.set_title("Precision and recall")
     for axes in (roc, recall, calibration):
@@ -58,7 +52,7 @@ def plot(predictions, path, max_classes):
 
 
 def subgroups(table, min_records):
-    """{(subgroup, level): mask} over the rows of a PTB-XL table; levels with too few records are left out."""
+    """Return {(subgroup, level): mask} over the rows of a PTB-XL table; levels with too few records are left out."""
     device = table["device"].fillna("").str.split().str.join(" ")
     masks = {("sex", name): table["sex"] == code for code, name in enumerate(("male", "female"))}
     masks |= {("age", f"{low}-{high - 1}"): table["age"].between(low, high - 1) for low, high in AGE_BANDS[:-1]}
@@ -69,7 +63,7 @@ def subgroups(table, min_records):
 
 
 def score_subgroups(predictions, table, args, origin):
-    """Rows of every subgroup and metric; classes without a positive or negative there are named in the row."""
+    """Return the rows of every subgroup and metric, which name the classes without a positive or negative there."""
     rows, about = [], {name: getattr(predictions, name) for name in ("run", "task", "label_fraction", "seed")}
     for (subgroup, level), mask in subgroups(table.loc[predictions.ecg_ids], args.min_records).items():
         labels, probabilities = predictions.labels[mask], predictions.probabilities[mask]

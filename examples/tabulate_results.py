@@ -3,9 +3,11 @@
     python examples/tabulate_results.py results/ptb_xl.json --metric macro_auroc
     python examples/tabulate_results.py results/paired.json --metric macro_f1_tuned
 
-A cell of `ptb_xl.json` is the value with its 95 % interval or, where an run was trained from several seeds, the mean
-over them and their standard deviation. A cell of `paired.json` is the difference in points with its interval or, over
-several seeds, the mean of the differences and each of them.
+A table holds one kind of uncertainty, which its head names. `--uncertainty patients` gives every run its value with
+the 95 % interval over patients; for a run of several seeds, value and limits are means over its seeds, so that the
+interval is no narrower than that of the mean value. `--uncertainty seeds` gives the runs of several seeds their mean
+with the standard deviation over seeds. Cells of `paired.json` are differences in points: with the interval, or with
+the difference of every seed.
 """
 
 import argparse
@@ -15,20 +17,19 @@ from pathlib import Path
 import numpy as np
 
 
-def cell(rows):
-    """What a table says of the rows of one run (or pair of runs) and task, one row per seed."""
-    if "difference" in rows[0]:
-        points = [100 * row["difference"] for row in rows]
-        if len(rows) > 1:
-            return f"{np.mean(points):+.1f} ({', '.join(f'{value:+.1f}' for value in points)})"
-        return f"{points[0]:+.1f} [{100 * rows[0]['ci_low']:+.1f}, {100 * rows[0]['ci_high']:+.1f}]"
-    if len(rows) > 1:
-        return f"{np.mean([r['value'] for r in rows]):.3f} ± {np.std([r['value'] for r in rows], ddof=1):.3f}"
-    return f"{rows[0]['value']:.3f} [{rows[0]['ci_low']:.3f}, {rows[0]['ci_high']:.3f}]"
+def cell(rows, uncertainty):
+    """Return what a table says of the rows of one run (or pair of runs) and task, one row per seed."""
+    name, factor, form = ("difference", 100, "+.1f") if "difference" in rows[0] else ("value", 1, ".3f")
+    values, lows, highs = (factor * np.array([row[key] for row in rows]) for key in (name, "ci_low", "ci_high"))
+    if uncertainty == "patients":
+        return f"{values.mean():{form}} [{lows.mean():{form}}, {highs.mean():{form}}]"
+    if name == "difference":
+        return f"{values.mean():{form}} ({', '.join(f'{value:{form}}' for value in values)})"
+    return f"{values.mean():{form}} ± {values.std(ddof=1):{form}}"
 
 
-def tabulate(rows, metric, label_fraction=1.0, tasks=None, runs=None):
-    """The table of one metric; runs and tasks in the order given, or else that of the rows.
+def tabulate(rows, metric, label_fraction=1.0, tasks=None, runs=None, uncertainty="patients"):
+    """Return the table of one metric; runs and tasks in the order given, or else that of the rows.
 
     Raises:
         ValueError: If no row fits.
@@ -38,6 +39,8 @@ def tabulate(rows, metric, label_fraction=1.0, tasks=None, runs=None):
         run = row["run"] if "run" in row else f"{row['run_a']} - {row['run_b']}"
         if row["metric"] == metric and row["label_fraction"] == label_fraction:
             cells.setdefault((run, row["task"]), []).append(row)
+    if uncertainty == "seeds":
+        cells = {key: of_seeds for key, of_seeds in cells.items() if len(of_seeds) > 1}
     columns = tasks or list(dict.fromkeys(task for _, task in cells))
     present = {run for run, task in cells if task in columns}
     names = [run for run in runs or dict.fromkeys(run for run, _ in cells) if run in present]
@@ -49,10 +52,14 @@ def tabulate(rows, metric, label_fraction=1.0, tasks=None, runs=None):
         )
     zero_shot = all(task.startswith("zero_shot_") for task in columns)
     given = "zero-shot" if zero_shot else f"{label_fraction:.0%} of the labels"
-    head = [f"{metric}, {given}", *(task.removeprefix("zero_shot_") if zero_shot else task for task in columns)]
+    over_seeds = "(each seed)" if "run_a" in rows[0] else "± standard deviation over seeds"
+    kind = over_seeds if uncertainty == "seeds" else "[95 % interval over patients]"
+    head = [f"{metric}, {given} {kind}", *(task.removeprefix("zero_shot_") if zero_shot else task for task in columns)]
     lines = [head, ["---"] * len(head)]
     for name in names:
-        lines.append([name, *(cell(cells[name, task]) if (name, task) in cells else "" for task in columns)])
+        lines.append(
+            [name, *(cell(cells[name, task], uncertainty) if (name, task) in cells else "" for task in columns)]
+        )
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -63,9 +70,11 @@ def main():
     parser.add_argument("--label_fraction", type=float, default=1.0)
     parser.add_argument("--tasks", nargs="+", help="Columns; default: all tasks.")
     parser.add_argument("--runs", nargs="+", help="Lines; default: all runs, pairs as 'joint - masked'.")
+    parser.add_argument("--uncertainty", choices=("patients", "seeds"), default="patients", help="See above.")
     args = parser.parse_args()
+    rows = json.loads(args.rows.read_text(encoding="utf-8"))
     try:
-        print(tabulate(json.loads(args.rows.read_text()), args.metric, args.label_fraction, args.tasks, args.runs))
+        print(tabulate(rows, args.metric, args.label_fraction, args.tasks, args.runs, args.uncertainty))
     except ValueError as error:
         parser.error(str(error))
 

@@ -34,8 +34,7 @@ from modeling_merit.processing.benchmark.tasks import (
     record_scores,
 )
 from modeling_merit.processing.data import SignalView, normalize_report
-from modeling_merit.processing.probing.embeddings import embed_signals, weights_fingerprint
-from modeling_merit.processing.probing.frozen import load_extractor
+from modeling_merit.processing.probing.embeddings import embed_signals, load_extractor, weights_fingerprint
 
 METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned")  # a cosine is no probability: 0.5 means nothing to it
 

@@ -353,14 +353,18 @@ def test_tables_of_rows_and_of_pairs(monkeypatch, capsys, tmp_path):
     rows = [row(0, 0.8, run="joint"), row(1, 0.9, run="joint"), row(0, 0.7, run="masked", task="form")]
     for each in rows:
         del each["difference"]
-    assert table(rows)[0] == "| macro_auroc, 100% of the labels | all | form |"
-    assert table(rows)[2:] == ["| joint | 0.850 ± 0.071 |  |", "| masked |  | 0.700 [0.690, 0.720] |"]
+    assert table(rows)[0] == "| macro_auroc, 100% of the labels [95 % interval over patients] | all | form |"
+    assert table(rows)[2:] == ["| joint | 0.850 [0.840, 0.870] |  |", "| masked |  | 0.700 [0.690, 0.720] |"]
+    of_seeds = table(rows, "--uncertainty", "seeds")
+    assert of_seeds[0] == "| macro_auroc, 100% of the labels ± standard deviation over seeds | all |"
+    assert of_seeds[2:] == ["| joint | 0.850 ± 0.071 |"]
     assert len(table(rows, "--tasks", "form")) == 3
     prompted = [row(0, 0.6, run="joint", task="zero_shot_form")]
     del prompted[0]["difference"]
-    assert table(rows + prompted, "--tasks", "zero_shot_form")[0] == "| macro_auroc, zero-shot | form |"
+    assert table(rows + prompted, "--tasks", "zero_shot_form")[0].startswith("| macro_auroc, zero-shot [")
     pairs = [row(0, 0.02, run_a="joint", run_b="masked"), row(1, 0.03, run_a="joint", run_b="masked")]
-    assert table(pairs)[2] == "| joint - masked | +2.5 (+2.0, +3.0) |"
+    assert table(pairs)[2] == "| joint - masked | +2.5 [+1.5, +4.5] |"
+    assert table(pairs, "--uncertainty", "seeds")[2] == "| joint - masked | +2.5 (+2.0, +3.0) |"
     assert table(pairs[:1])[2] == "| joint - masked | +2.0 [+1.0, +4.0] |"
     with pytest.raises(SystemExit):
         table(rows, "--label_fraction", "0.1")

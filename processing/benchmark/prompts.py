@@ -1,7 +1,7 @@
 """Prompts for zero-shot classification: several phrasings per class, English and German, in the words of reports.
 
-PTB-XL's reports are mostly German, so a text tower trained on them understands German prompts first. Prompts serve at
-test time only; training on sentences made from labels would be close to supervised training.
+PTB-XL's reports are mostly German, so a text encoder trained on them understands German prompts first. Prompts serve
+at test time only; training on sentences made from labels would be close to supervised training.
 """
 
 import json
@@ -50,7 +50,7 @@ def load_prompts(
 
 
 def read_prompt_file(path: str | Path, class_names: Sequence[str]) -> dict[str, list[str]]:
-    """Read prompts from JSON: {class: text} (as the CKEPE file of MERL) or {class: [texts]}.
+    """Return prompts from JSON: {class: text} (as the CKEPE file of MERL) or {class: [texts]}.
 
     Names are matched without regard to underscores, which that file leaves out of PTB-XL's names; texts are
     lower-cased, as reports are.
@@ -73,7 +73,7 @@ def read_prompt_file(path: str | Path, class_names: Sequence[str]) -> dict[str, 
 
 
 def flatten_prompts(prompts: Mapping[str, Sequence[str]]) -> tuple[list[str], np.ndarray]:
-    """Return all texts in one list, for one call of the text tower, and the class index of each.
+    """Return all texts in one list, for one call of the text encoder, and the class index of each.
 
     Example:
 
@@ -88,7 +88,7 @@ def average_prompts(embeddings: np.ndarray, owners: np.ndarray) -> np.ndarray:
     """Return one embedding per class: the mean of its texts' unit vectors, brought back to unit length.
 
     Args:
-        embeddings (`np.ndarray` of shape `(texts, width)`): From the text tower.
+        embeddings (`np.ndarray` of shape `(texts, width)`): From the text encoder.
         owners (`np.ndarray` of shape `(texts,)`): Class of each text, as `flatten_prompts` returns it.
 
     Returns:

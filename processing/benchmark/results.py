@@ -16,7 +16,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "scipy",
 
 
 def git_commit(folder: str | Path = ".") -> str | None:
-    """The commit of the code in `folder`, with "-dirty" when files differ from it; `None` outside a repository."""
+    """Return the commit of the code in `folder`, with "-dirty" when files differ; `None` outside a repository."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
@@ -28,7 +28,7 @@ def git_commit(folder: str | Path = ".") -> str | None:
 
 
 def data_fingerprint(arrays: Iterable[np.ndarray]) -> str:
-    """SHA-256 of the bytes of arrays, the first 16 hexadecimal digits: equal data, equal fingerprint.
+    """Return the SHA-256 of the bytes of arrays, the first 16 hexadecimal digits: equal data, equal fingerprint.
 
     Example:
 
@@ -42,7 +42,7 @@ def data_fingerprint(arrays: Iterable[np.ndarray]) -> str:
 
 
 def provenance(seed: int | None = None, **fields: Any) -> dict[str, Any]:
-    """Command line, package versions, git commit and seed of the running process, and whatever else is given.
+    """Return command line, package versions, git commit and seed of the running process, and whatever else is given.
 
     Example:
 
@@ -72,7 +72,14 @@ def update_rows(path: str | Path, rows: Sequence[dict[str, Any]], key: Sequence[
         path (`str` or `Path`): The file; made when absent.
         rows (sequence of `dict`): Flat rows, all with the fields of `key`.
         key (sequence of `str`): Fields that name a row.
+
+    Raises:
+        ValueError: If an interval of a row does not hold its value.
     """
+    for row in rows:
+        value = row.get("difference", row.get("value"))
+        if row.get("ci_low") is not None and not row["ci_low"] <= value <= row["ci_high"]:
+            raise ValueError(f"Expected an interval that holds its value, got {row}.")
     path = Path(path)
     old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
     merged = {tuple(row[field] for field in key): row for row in [*old, *rows]}

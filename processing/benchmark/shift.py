@@ -8,7 +8,7 @@ from scipy import signal as sps
 
 from .label_sets import package_data
 
-LEAD_SWAPS = {  # electrode exchanges as permutations of the rows (I, II, III, aVR, aVL, aVF, V1–V6), with signs
+LEAD_REVERSALS = {  # electrode exchanges as permutations of the rows (I, II, III, aVR, aVL, aVF, V1–V6), with signs
     "V1-V2": ((0, 1, 2, 3, 4, 5, 7, 6, 8, 9, 10, 11), {}),
     "V1-V3": ((0, 1, 2, 3, 4, 5, 8, 7, 6, 9, 10, 11), {}),
     "left arm-left leg": ((1, 0, 2, 3, 5, 4, 6, 7, 8, 9, 10, 11), {2: -1}),
@@ -19,7 +19,7 @@ SEVERITIES: dict[str, tuple] = {
     "noise": (0.01, 0.025, 0.05, 0.1, 0.2),  # mV, standard deviation of white noise
     "baseline_wander": (0.05, 0.1, 0.25, 0.5, 1.0),  # mV, amplitude of 0.15–0.4 Hz wander
     "lead_drop": (1, 2, 4, 6, 9),  # leads set to zero
-    "lead_swap": tuple(LEAD_SWAPS),
+    "lead_reversal": tuple(LEAD_REVERSALS),
     "resampling": (80.0, 60.0, 45.0, 30.0, 20.0),  # Hz, rate to which the record is brought before it is brought back
     "gain": (0.9, 1.25, 0.7, 2.0, 0.5),  # factor; a wrong calibration is 2 or 0.5
 }
@@ -34,7 +34,7 @@ def corrupt(
     record_ids: Sequence[int] | np.ndarray,
     seed: int = 0,
 ) -> np.ndarray:
-    """Corrupt ECGs, the same way each time: the random draw depends on seed, kind, severity and record only.
+    """Return corrupted ECGs, the same each time: the random draw depends on seed, kind, severity and record only.
 
     Args:
         signals (`np.ndarray` of shape `(records, 12, samples)`): In mV, rows in the order of `STANDARD_LEADS`.
@@ -90,8 +90,8 @@ def _corrupt(signal: np.ndarray, kind: str, level: Any, rate: float, rng: np.ran
         dropped = signal.copy()
         dropped[rng.permutation(12)[:level]] = 0
         return dropped
-    if kind == "lead_swap":
-        order, signs = LEAD_SWAPS[level]
+    if kind == "lead_reversal":
+        order, signs = LEAD_REVERSALS[level]
         return signal[list(order)] * np.array([signs.get(row, 1) for row in range(12)])[:, None]
     if kind == "resampling":
         if level >= rate:
@@ -101,25 +101,8 @@ def _corrupt(signal: np.ndarray, kind: str, level: Any, rate: float, rng: np.ran
     return signal * level
 
 
-def class_map(source: str, target: str) -> dict[str, list[str]]:
-    """Return which classes of `target` mean the same as a class of `source`; those without a counterpart are left out.
-
-    Args:
-        source (`str`), target (`str`): `"ptb_xl"` (the 71 statements), `"cpsc2018"`, `"csn"` or `"challenge2021"`.
-
-    Raises:
-        ValueError: If a name is unknown.
-
-    Example:
-
-    >>> class_map("cpsc2018", "ptb_xl")["VPC"], class_map("csn", "ptb_xl")["SVT"]
-    (['PVC'], ['SVTAC', 'PSVT'])
-    """
-    return {name: row[target] for row in _shared_concepts(source, target).values() for name in row[source]}
-
-
 def to_concepts(matrix: np.ndarray, names: Sequence[str], data_set: str, other: str) -> tuple[np.ndarray, list[str]]:
-    """Re-express labels or probabilities in the concepts that two data sets share.
+    """Return labels or probabilities re-expressed in the concepts that two data sets share.
 
     Call it for the probabilities with the data set of the training and for the labels with that of the test. Several
     classes that mean one concept are joined by their maximum.
@@ -127,7 +110,7 @@ def to_concepts(matrix: np.ndarray, names: Sequence[str], data_set: str, other: 
     Args:
         matrix (`np.ndarray` of shape `(rows, classes)`): Labels or probabilities.
         names (sequence of `str`): Its columns, classes of `data_set`.
-        data_set (`str`), other (`str`): As in `class_map`.
+        data_set (`str`), other (`str`): `"ptb_xl"` (the 71 statements), `"cpsc2018"`, `"csn"` or `"challenge2021"`.
 
     Returns:
         `tuple`: The matrix (rows, concepts) and the names of the concepts, the same for both data sets if all classes

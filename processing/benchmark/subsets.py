@@ -1,8 +1,7 @@
-"""Splits and low-data subsets: the literature's lists, read from their files, and patient-stratified draws."""
+"""Splits of the literature, read from their files, and patient-stratified low-data subsets."""
 
 import csv
 import gzip
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,14 +17,13 @@ _SHARED = {  # task: folder and stem of the shared label files, columns before t
     "cpsc2018": ("icbeb/icbeb", 7, "ecg_id", "filename"),
     "csn": ("chapman/chapman", 3, "ecg_path", "ecg_path"),
 }
-_SUBSET_KEYS = {"superclass": "ptbxl_super", "subclass": "ptbxl_sub", "form": "ptbxl_form", "rhythm": "ptbxl_rhythm"}
 
 
 @dataclass(frozen=True)
 class SharedSplit:
     """One label file of the literature: ids, names of the recordings, columns, cells, and the codes behind each row.
 
-    The cells are int8, (rows, classes). The ids are those of `literature_subset`. The codes are what `label_matrix`
+    The cells are int8, (rows, classes). The codes are what `label_matrix`
     takes: names for CPSC2018, acronyms of the column `diagnose` for CSN. PTB-XL files do not hold SCP-ECG codes, so
     `codes` is `None` there: use ptbxl_database.csv with the ids.
     """
@@ -38,7 +36,7 @@ class SharedSplit:
 
 
 def read_shared_split(folder: str | Path, task: str, split: str) -> SharedSplit:
-    """Read one of MERL's label files, plain or gzipped.
+    """Return one of MERL's label files, plain or gzipped.
 
     Args:
         folder (`str` or `Path`): The folder `data_split`, which holds `ptbxl/`, `icbeb/` and `chapman/`.
@@ -70,36 +68,18 @@ def read_shared_split(folder: str | Path, task: str, split: str) -> SharedSplit:
     return SharedSplit(ids if task == "csn" else [int(i) for i in ids], recordings, header[first:], matrix, codes)
 
 
-def literature_subset(path: str | Path, task: str, percent: int) -> list[int] | list[str]:
-    """Return the training ids that the literature's 1 % or 10 % subset keeps, in its order.
-
-    Args:
-        path (`str` or `Path`): JSON of {task: {percent: [ids]}} (`merl_lowdata_train_ids_seed42.json`).
-        task (`str`): As in `read_shared_split`.
-        percent (`int`): 1 or 10.
-
-    Raises:
-        ValueError: If the file has no list for this task and percentage.
-    """
-    lists = json.loads(Path(path).read_text(encoding="utf-8"))
-    key = _SUBSET_KEYS.get(task, task)
-    if str(percent) not in lists.get(key, {}):
-        raise ValueError(f"Expected a task and percentage that {Path(path).name} lists, got {task!r} and {percent}.")
-    return lists[key][str(percent)]
-
-
 def patient_subset(patient_ids: np.ndarray, labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Draw a low-data subset of whole patients that keeps the frequencies of the classes.
+    """Return a low-data subset of whole patients that keeps the frequencies of the classes.
 
     Classes are served from the rarest to the most frequent: patients who have one are taken in random order until the
-    class has its share of positives, at least one; those passed over stay out. Patients are then added at random, or
-    not, until the subset has its share of records. This is the multi-label stratification of Sechidis et al. (ECML
-    2011) for one part of a partition, in a fixed order of classes and with patients in the place of examples.
+    class has its fraction of positives, at least one; those passed over stay out. Patients are then added at random,
+    or not, until the subset has its fraction of records. This is the multi-label stratification of Sechidis et al.
+    (ECML 2011) for one part of a partition, in a fixed order of classes and with patients in the place of examples.
 
     Args:
         patient_ids (`np.ndarray` of shape `(records,)`): Who each record is of.
         labels (`np.ndarray` of shape `(records, classes)`): 0 or 1.
-        fraction (`float`): Share of the records, in (0, 1].
+        fraction (`float`): Fraction of the records, in (0, 1].
         seed (`int`): Another seed draws another subset.
 
     Returns:

@@ -19,8 +19,8 @@ from safetensors.numpy import load_file, save_file
 from ..data import PtbXl
 from ..metrics.bootstrap import Interval, bootstrap_interval
 from ..metrics.classification import classification_report
+from ..metrics.thresholds import tune_thresholds
 from .label_sets import SPLITS, label_matrix
-from .protocols import tune_thresholds
 from .results import update_rows, write_json
 from .subsets import patient_subset
 
@@ -93,12 +93,12 @@ def load_ptb_xl(data_dir: str | Path) -> dict[str, datasets.Dataset]:
 def load_task(
     tables: Mapping[str, datasets.Dataset], name: str, label_fraction: float = 1.0, seed: int = 0
 ) -> PtbXlTask:
-    """Take one task's labels out of the tables, those of a share of the training patients if wanted.
+    """Return one task's labels out of the tables, those of a fraction of the training patients if wanted.
 
     Args:
         tables (mapping of `str` to `datasets.Dataset`): One per split, with the columns of [`PtbXl`].
         name (`str`): A PTB-XL task of `label_sets`.
-        label_fraction (`float`): Share of the training records with labels, drawn by patient (`patient_subset`).
+        label_fraction (`float`): Fraction of the training records with labels, drawn by patient (`patient_subset`).
         seed (`int`): Of that draw.
 
     Raises:
@@ -114,7 +114,7 @@ def load_task(
     rows, labels, patient_ids, ecg_ids = {}, {}, {}, {}
     for split in SPLITS:
         table = tables[split]
-        matrix, classes, kept = label_matrix([row["code"] for row in table["scp_codes"]], name, split=split)
+        matrix, classes, kept = label_matrix([row["code"] for row in table["scp_codes"]], name)
         if not kept.any():
             raise ValueError(f"Expected records with a class of task {name!r} in the {split} split, got none.")
         rows[split] = np.flatnonzero(kept)
@@ -142,7 +142,7 @@ def record_scores(
     n_resamples: int = 1000,
     **fields: Any,
 ) -> dict[str, Interval]:
-    """Tune thresholds on fold 9, score fold 10, and leave rows, a full report and the predictions on disk.
+    """Tune thresholds on fold 9, score fold 10, leave rows, a full report and the predictions on disk.
 
     Args:
         task (`PtbXlTask`): Whose validation and test labels count.
@@ -190,7 +190,7 @@ def record_scores(
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read what `record_scores` stored, or an older file that tells run and task by its name alone.
+    """Return what `record_scores` stored, or an older file that tells run and task by its name alone.
 
     Raises:
         ValueError: If the file is not a prediction file, or neither it nor its name says of which run.
@@ -225,7 +225,7 @@ def read_predictions(path: str | Path) -> Predictions:
 
 
 def describe(intervals: Mapping[str, Interval]) -> str:
-    """One line of metrics with their intervals.
+    """Return one line of metrics with their intervals.
 
     Example:
 

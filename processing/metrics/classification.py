@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from .thresholds import decide
+
 AVERAGES = ("macro", "micro", "weighted")
 CLASS_METRICS = ("auroc", "auprc", "f1_at_0.5", "f1_tuned", "f1_max_oracle", "brier", "ece")
 METRICS = tuple(f"{average}_{metric}" for metric in CLASS_METRICS for average in AVERAGES)
@@ -71,7 +73,7 @@ def _cumulative(weights: np.ndarray) -> np.ndarray:
 
 
 def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Area under the ROC curve per class: how often a positive scores above a negative, ties counted half.
+    """Return the area under the ROC curve per class: how often a positive scores above a negative, ties counted half.
 
     Example:
 
@@ -89,7 +91,7 @@ def auroc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = N
 
 
 def auprc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Average precision per class: the mean, over the positives, of the precision at their score (no interpolation).
+    """Return the average precision per class: the mean of the precision at each positive's score (no interpolation).
 
     Example:
 
@@ -106,7 +108,7 @@ def auprc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = N
 
 
 def f1_max_oracle(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """The best F1 that any threshold reaches *on these very rows*: an upper bound that no user of the model can have.
+    """Return the best F1 that any threshold reaches *on these very rows*, an upper bound out of a user's reach.
 
     Example:
 
@@ -123,7 +125,7 @@ def f1_max_oracle(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | 
 
 
 def f1(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """F1 per class of decisions 0 or 1 of shape (rows, classes).
+    """Return F1 per class of decisions 0 or 1 of shape (rows, classes).
 
     Example:
 
@@ -140,7 +142,7 @@ def f1(labels: np.ndarray, predictions: np.ndarray, weights: np.ndarray | None =
 
 
 def brier(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Brier score per class: the mean squared difference of probability and label.
+    """Return the Brier score per class: the mean squared difference of probability and label.
 
     Example:
 
@@ -155,7 +157,7 @@ def brier(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | N
 def ece(
     labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None, bins: int = 15
 ) -> np.ndarray:
-    """Expected calibration error per class with equal-width bins (Guo et al., ICML 2017).
+    """Return the expected calibration error per class with equal-width bins (Guo et al., ICML 2017).
 
     Example:
 
@@ -167,26 +169,6 @@ def ece(
     gap = probabilities - labels
     values = sum(np.abs(w @ np.where(bin_of == index, gap, 0)) for index in range(bins)) / w.sum(1, keepdims=True)
     return values[0] if weights is None else values
-
-
-def decide(probabilities: np.ndarray, thresholds: float | Sequence[float] | np.ndarray | None) -> np.ndarray:
-    """Return int8 decisions: 1 where a probability reaches its class's threshold.
-
-    Raises:
-        ValueError: If there are no thresholds, or not one number or one per class.
-
-    Example:
-
-    >>> decide(np.array([[0.2, 0.4]]), [0.1, 0.5]).tolist()
-    [[1, 0]]
-    """
-    probabilities = np.asarray(probabilities)
-    if thresholds is None or np.shape(thresholds) not in ((), probabilities.shape[1:]):
-        raise ValueError(
-            f"Expected one threshold or one for each of {probabilities.shape[1]} classes, got "
-            f"{'none' if thresholds is None else np.shape(thresholds)}. Get them from tune_thresholds."
-        )
-    return (probabilities >= np.asarray(thresholds)).astype(np.int8)
 
 
 def metric_value(

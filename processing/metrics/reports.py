@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from ..data.reports import normalize_report
-from .bootstrap import Comparison, Interval, patient_weights
+from .bootstrap import Comparison, Interval, bootstrap_comparison, normal_interval, patient_weights
 from .statements import extract_statements, report_language, statement_lexicon
 
 MAX_ORDER = 4
@@ -22,7 +22,7 @@ ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 
 
 def report_words(text: str) -> list[str]:
-    """The words of a normalised report, without punctuation.
+    """Return the words of a normalised report, without punctuation.
 
     Example:
 
@@ -35,7 +35,7 @@ def report_words(text: str) -> list[str]:
 def report_statistics(
     predictions: Sequence[str], references: Sequence[str], bertscore_model: str | None = None
 ) -> dict[str, np.ndarray]:
-    """What the metrics need to know of every report.
+    """Return what the metrics need to know of every report.
 
     Args:
         predictions (sequence of `str`): Generated reports; empty ones count as wrong.
@@ -67,15 +67,15 @@ def report_statistics(
 
 
 def report_metrics(statistics: Mapping[str, np.ndarray], weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """The metrics of a set of reports, or of resamples of it.
+    """Return the metrics of a set of reports, or of resamples of it.
 
     `bleu_1` to `bleu_4` are corpus BLEU (Papineni et al., 2002), without smoothing; `rouge1`, `rouge2`, `rougeL` mean
     F-measures (Lin, 2004); `meteor_exact_stem` the mean METEOR (Banerjee & Lavie, 2005) with exact and stem matches
     (`meteor_wordnet` where WordNet is installed, too); `cider_d` the mean CIDEr-D (Vedantam et al., 2015, 0 to 10),
     its document frequencies those of all references. Statements are those of `statements.py`: `statement_precision`,
     `statement_recall` and `statement_f1` over all pairs of report and statement, `statement_macro_f1` the mean over
-    the statements that occur, `hallucination_rate` the share of generated statements that the reference lacks, and
-    `omission_rate` the share of the reference's statements that the generated report lacks.
+    the statements that occur, `hallucination_rate` the fraction of generated statements that the reference lacks, and
+    `omission_rate` the fraction of the reference's statements that the generated report lacks.
 
     Args:
         statistics (`dict[str, np.ndarray]`): From `report_statistics`.
@@ -121,17 +121,14 @@ def report_intervals(
     statistics: Mapping[str, np.ndarray],
     patient_ids: Sequence | np.ndarray | None = None,
     n_resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Every metric with its percentile bootstrap interval; patients are drawn, or reports where no ids are given."""
-    weights = _weights(statistics, patient_ids, n_resamples, seed)
-    values, resampled = report_metrics(statistics), report_metrics(statistics, weights)
-    tails = [(1 - level) / 2, (1 + level) / 2]
+    """Return every metric with its 95 % bootstrap interval; patients are drawn, or reports where no ids are given."""
+    values, resampled = _resample(statistics, patient_ids, n_resamples, seed)
     intervals = {}
     for name, value in values.items():
-        low, high = np.quantile(resampled[name], tails)
-        intervals[name] = Interval(float(value[0]), float(low), float(high), level, n_resamples, {})
+        low, high = normal_interval(value, resampled[name], bounds=_bounds(name))
+        intervals[name] = Interval(value, low, high, 0.95, n_resamples, {})
     return intervals
 
 
@@ -140,32 +137,33 @@ def compare_reports(
     statistics_b: Mapping[str, np.ndarray],
     patient_ids: Sequence | np.ndarray | None = None,
     n_resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, Comparison]:
-    """The difference A − B of every metric, both scored on the same resamples of patients (paired bootstrap)."""
-    weights = _weights(statistics_a, patient_ids, n_resamples, seed)
-    a, b = report_metrics(statistics_a), report_metrics(statistics_b)
-    resampled_a, resampled_b = report_metrics(statistics_a, weights), report_metrics(statistics_b, weights)
-    comparisons = {}
-    for name in a:
-        differences = resampled_a[name] - resampled_b[name]
-        low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
-        tail = min((differences <= 0).sum(), (differences >= 0).sum())
-        p = min(1.0, 2 * (tail + 1) / (n_resamples + 1))
-        value_a, value_b = float(a[name][0]), float(b[name][0])
-        comparisons[name] = Comparison(
-            value_a, value_b, value_a - value_b, float(low), float(high), float(p), n_resamples
+    """Return the difference A − B of every metric, both scored on the same resamples of patients."""
+    a, resampled_a = _resample(statistics_a, patient_ids, n_resamples, seed)
+    b, resampled_b = _resample(statistics_b, patient_ids, n_resamples, seed)
+    widest = {name: np.ptp(_bounds(name)) for name in a}
+    return {
+        name: bootstrap_comparison(
+            a[name], b[name], resampled_a[name], resampled_b[name], bounds=(-widest[name], widest[name])
         )
-    return comparisons
+        for name in a
+    }
 
 
-def _weights(statistics: Mapping[str, np.ndarray], patient_ids, n_resamples: int, seed: int) -> np.ndarray:
+def _bounds(name: str) -> tuple[float, float]:
+    return {"cider_d": (0.0, 10.0), "bertscore_f1": (-1.0, 1.0)}.get(name, (0.0, 1.0))
+
+
+def _resample(
+    statistics: Mapping[str, np.ndarray], patient_ids, n_resamples: int, seed: int
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     reports = len(statistics["empty"])
     patient_ids = np.arange(reports) if patient_ids is None else patient_ids
     if len(patient_ids) != reports:
         raise ValueError(f"Expected one patient id per report, got {len(patient_ids)} for {reports} reports.")
-    return patient_weights(patient_ids, n_resamples, seed)
+    values = {name: float(value[0]) for name, value in report_metrics(statistics).items()}
+    return values, report_metrics(statistics, patient_weights(patient_ids, n_resamples, seed))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 It reads generated and recorded reports alike, so that both can be compared by content. Negation follows NegEx (Chapman
 et al., J Biomed Inform 34:301, 2001): a trigger shortly before or after a phrase, and pseudo-triggers ("cannot be
 excluded") that mean something else. How far it agrees with the SCP-ECG codes of PTB-XL is measured in
-`tests/test_statements.py`. Not a medical device.
+`tests/test_metrics_statements.py`. Not a medical device.
 """
 
 import json
@@ -30,12 +30,12 @@ class Mention:
 
 @cache
 def statement_lexicon() -> dict[str, dict]:
-    """The statements by key: `name`, `patterns`, and the codes that mean the same (`scp`, or `axis` of PTB-XL)."""
+    """Return the statements by key: `name`, `patterns`, and codes that mean the same (`scp`, or `axis` of PTB-XL)."""
     return _lexicon()["statements"]
 
 
 def find_statements(text: str) -> list[Mention]:
-    """Find every statement in a report.
+    """Return every statement found in a report.
 
     Args:
         text (`str`): A report in English, German or Swedish; it is normalised first, so places count in
@@ -79,7 +79,7 @@ def find_statements(text: str) -> list[Mention]:
 
 
 def extract_statements(text: str, include_possible: bool = True) -> frozenset[str]:
-    """The statements that a report affirms, or at least holds possible; what it denies is left out.
+    """Return the statements that a report affirms, or at least holds possible; what it denies is left out.
 
     Args:
         text (`str`): A report; an empty one states nothing.
@@ -97,7 +97,7 @@ def extract_statements(text: str, include_possible: bool = True) -> frozenset[st
 
 
 def report_language(text: str) -> str:
-    """The language with the most words of its own in a report: "German", "English" or "Swedish"; German if none.
+    """Return the language with most words of its own in a report: "German", "English" or "Swedish"; German if none.
 
     Example:
 

@@ -9,13 +9,14 @@ import numpy as np
 from scipy import signal as sps
 
 from ..leads import STANDARD_LEADS
+from ..resampling import bridge_nan
 
 BEFORE, AFTER = 0.30, 0.50  # seconds of the median beat on either side of the R peak
 BANDS = ((0.5, 3.0), (3.0, 8.0), (8.0, 15.0), (15.0, 25.0), (25.0, 40.0))
 SPECTRAL_LEADS = ("II", "V1", "V5")
 _BEAT = ("p", "q", "r", "s", "t", "t_area", "qrs_area", "st_j", "st_60")
 _WAVES = (
-    *("pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "p_ms", "p_template", "beat_spread"),
+    *("pr_ms", "qrs_ms", "qt_ms", "qtc_ms", "p_ms", "p_template", "beat_deviation"),
     *(
         "qrs_axis_cos",
         "qrs_axis_sin",
@@ -41,7 +42,7 @@ FEATURE_NAMES = (
 
 
 def classical_features(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
-    """Measure ECGs.
+    """Return the measurements of ECGs.
 
     Args:
         signals (`np.ndarray` of shape `(12, samples)` or `(records, 12, samples)`): In mV, rows in the order of
@@ -50,7 +51,7 @@ def classical_features(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
 
     Returns:
         `np.ndarray` of shape `(len(FEATURE_NAMES),)` or `(records, len(FEATURE_NAMES))`, float32: NaN where something
-        cannot be measured (no beat, absent lead). Gradient boosting takes NaN as it is; `impute` fills it in.
+        cannot be measured (no beat, absent lead). Gradient boosting takes NaN as it is.
 
     Raises:
         ValueError: If the shape, the length or the rate does not fit.
@@ -73,33 +74,19 @@ def classical_features(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     if signals.ndim == 3:
         return np.stack([classical_features(one, sampling_rate) for one in signals])
     absent = np.isnan(signals).all(1)
-    filled = _bridge(signals)
+    filled = bridge_nan(signals)
     high = min(40.0, 0.45 * sampling_rate)
     clean = sps.sosfiltfilt(sps.butter(2, (0.5, high), "bandpass", fs=sampling_rate, output="sos"), filled, axis=-1)
     peaks = find_beats(clean, sampling_rate)
-    beat, spread = _median_beat(clean, peaks, sampling_rate)
-    waves, amplitudes = _measure_beat(beat, spread, peaks, sampling_rate, absent)
+    beat, deviation = _median_beat(clean, peaks, sampling_rate)
+    waves, amplitudes = _measure_beat(beat, deviation, peaks, sampling_rate, absent)
     rhythm = _rhythm(peaks, clean[STANDARD_LEADS.index("V1")], sampling_rate)
     amplitudes[absent] = np.nan
     rows = [STANDARD_LEADS.index(lead) for lead in SPECTRAL_LEADS]
     power = _bands(clean[rows], sampling_rate)
     power[absent[rows]] = np.nan
-    deviation = np.where(absent, np.nan, clean.std(1))
-    return np.concatenate([rhythm, waves, amplitudes.ravel(), power.ravel(), deviation]).astype(np.float32)
-
-
-def impute(train: np.ndarray, *others: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Replace NaN by the training median of its column (0 where there is none); return all arrays in the order given.
-
-    Example:
-
-    >>> impute(np.array([[1.0], [3.0]]), np.array([[np.nan]]))[1].tolist()
-    [[2.0]]
-    """
-    known = ~np.isnan(train).all(0)
-    centre = np.zeros(train.shape[1])
-    centre[known] = np.nanmedian(train[:, known], axis=0)
-    return tuple(np.where(np.isnan(array), centre, array) for array in (train, *others))
+    size = np.where(absent, np.nan, clean.std(1))
+    return np.concatenate([rhythm, waves, amplitudes.ravel(), power.ravel(), size]).astype(np.float32)
 
 
 def find_beats(clean: np.ndarray, sampling_rate: float) -> np.ndarray:
@@ -129,19 +116,8 @@ def find_beats(clean: np.ndarray, sampling_rate: float) -> np.ndarray:
     )
 
 
-def _bridge(signals: np.ndarray) -> np.ndarray:
-    """Fill NaN samples on straight lines, lead by lead; a lead without samples becomes zero."""
-    missing = np.isnan(signals)
-    filled = np.where(missing, 0.0, signals)
-    time = np.arange(signals.shape[1])
-    for lead in np.flatnonzero(missing.any(1) & ~missing.all(1)):
-        gaps = missing[lead]
-        filled[lead, gaps] = np.interp(time[gaps], time[~gaps], signals[lead, ~gaps])
-    return filled
-
-
 def _median_beat(clean: np.ndarray, peaks: np.ndarray, rate: float) -> tuple[np.ndarray | None, float]:
-    """Return the median beat (leads, samples) and how much beats differ from it, as a share of its deviation."""
+    """Return the median beat (leads, samples) and how much beats differ from it, as a fraction of its deviation."""
     before, after = round(BEFORE * rate), round(AFTER * rate)
     inside = peaks[(peaks >= before) & (peaks + after <= clean.shape[1])]
     if not len(inside):
@@ -167,7 +143,7 @@ def _extreme(part: np.ndarray) -> np.ndarray:
 
 
 def _measure_beat(
-    beat: np.ndarray | None, spread: float, peaks: np.ndarray, rate: float, absent: np.ndarray
+    beat: np.ndarray | None, deviation: float, peaks: np.ndarray, rate: float, absent: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     if beat is None:
         return np.full(len(_WAVES), np.nan), np.full((12, len(_BEAT)), np.nan)
@@ -208,7 +184,7 @@ def _measure_beat(
     r, depth, qrs_area, t_area = r * known, -s * known, qrs_area * known, t_area * known
     lead = {name: row for row, name in enumerate(STANDARD_LEADS)}
     waves = [(onset - p_left) / rate * 1e3, (end - onset) / rate * 1e3, qt * 1e3, qt / np.sqrt(rr) * 1e3]
-    waves += [(p_right - p_left) / rate * 1e3, size[p_peak] / max(size[peak], 1e-9), spread]
+    waves += [(p_right - p_left) / rate * 1e3, size[p_peak] / max(size[peak], 1e-9), deviation]
     for area in (qrs_area, t_area):  # axis in the frontal plane from I and aVF, as cosine and sine
         x, y = area[lead["I"]], area[lead["aVF"]] * 2 / np.sqrt(3)
         waves += [x / max(np.hypot(x, y), 1e-9), y / max(np.hypot(x, y), 1e-9)]
@@ -227,8 +203,8 @@ def _rhythm(peaks: np.ndarray, v1: np.ndarray, rate: float) -> np.ndarray:
     steps = np.diff(rr)
     values[1:9] = [60 / np.median(rr), rr.mean(), rr.std(), rr.min(), rr.max(), 0, 0, rr.std() / rr.mean()]
     values[6], values[7] = np.sqrt((steps**2).mean()), (np.abs(steps) > 0.05).mean()
-    share = np.histogram(rr / np.median(rr), bins=np.arange(0.4, 1.7, 0.1))[0] / len(rr)
-    values[9] = -(share[share > 0] * np.log(share[share > 0])).sum()
+    fraction = np.histogram(rr / np.median(rr), bins=np.arange(0.4, 1.7, 0.1))[0] / len(rr)
+    values[9] = -(fraction[fraction > 0] * np.log(fraction[fraction > 0])).sum()
     values[10] = np.corrcoef(rr[:-1], rr[1:])[0, 1] if len(rr) > 3 and rr[:-1].std() > 0 and rr[1:].std() > 0 else 0
     values[11] = (rr < 0.85 * np.median(rr)).mean()
     quiet = np.ones(len(v1), dtype=bool)  # V1 between the T wave and the next QRS shows the atria
@@ -241,7 +217,7 @@ def _rhythm(peaks: np.ndarray, v1: np.ndarray, rate: float) -> np.ndarray:
 
 
 def _bands(leads: np.ndarray, rate: float) -> np.ndarray:
-    """Return the logarithm of the power in each band as a share of all of them."""
+    """Return the logarithm of the power in each band as a fraction of all of them."""
     frequency, power = sps.welch(leads, rate, nperseg=min(leads.shape[1], round(4 * rate)))
     bands = np.stack([power[:, (frequency >= low) & (frequency < high)].sum(1) for low, high in BANDS], axis=1)
     return np.log(np.maximum(bands, 1e-12) / np.maximum(bands.sum(1, keepdims=True), 1e-12))

@@ -20,7 +20,7 @@ from ..augmentation import augment_ecg
 from ..benchmark.tasks import PtbXlTask
 from ..data import SignalView
 from ..metrics.classification import metric_value
-from ..probing.frozen import SAMPLING_RATE
+from ..probing.embeddings import SAMPLING_RATE
 from ..units import MICROVOLTS_PER_MILLIVOLT
 
 

@@ -14,7 +14,7 @@ Args:
     predictions (list of list of `float`): Probabilities, rows × classes.
     references (list of list of `int`): Labels 0 or 1, rows × classes.
     class_names (list of `str`): One per column.
-    thresholds (list of `float`, *optional*): One per class, from validation data (`protocols.tune_thresholds`).
+    thresholds (list of `float`, *optional*): One per class, from validation data (`thresholds.tune_thresholds`).
     ids (list, *optional*), expected_ids (list, *optional*): Row of each prediction, and every row of the test set in
         the order of `references`. Given both, a missing, repeated or unexpected row is an error.
     metrics (list of `str`, *optional*): Names out of `metrics.CLASS_METRICS`.

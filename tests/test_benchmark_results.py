@@ -4,12 +4,21 @@ import hashlib
 import json
 import math
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from modeling_merit.processing.benchmark import results
-from modeling_merit.processing.benchmark.results import data_fingerprint, git_commit, provenance, write_json
+from modeling_merit.processing.benchmark.results import (
+    data_fingerprint,
+    git_commit,
+    provenance,
+    update_rows,
+    write_json,
+)
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def git(folder, *words):
@@ -68,3 +77,20 @@ def test_json_is_readable_and_finite(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(path, {"loss": math.nan})
     assert json.loads(path.read_text(encoding="utf-8"))["loss"] == 0.5
+
+
+@pytest.mark.parametrize("field", ["value", "difference"])
+def test_rows_whose_interval_excludes_their_value_are_refused(tmp_path, field):
+    row = {"run": "joint", field: 0.5, "ci_low": 0.4, "ci_high": 0.6}
+    update_rows(tmp_path / "rows.json", [row, {"run": "masked", field: 0.1, "ci_low": None}], ["run"])
+    with pytest.raises(ValueError, match="holds its value"):
+        update_rows(tmp_path / "rows.json", [row | {"ci_low": 0.51}], ["run"])
+    assert json.loads((tmp_path / "rows.json").read_text())[0] == row
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_every_recorded_interval_holds_its_value(path):
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    for row in rows if isinstance(rows, list) else []:
+        if row.get("ci_low") is not None:
+            assert row["ci_low"] <= row.get("difference", row.get("value")) <= row["ci_high"], row

@@ -12,12 +12,11 @@ from modeling_merit.processing.benchmark.label_sets import (
     PTB_XL_TASKS,
     SPLITS,
     class_names,
-    fold_split,
     label_matrix,
     load_statements,
 )
-from modeling_merit.processing.benchmark.subsets import literature_subset, patient_subset, read_shared_split
-from modeling_merit.processing.metrics.classification import align_predictions, auroc, metric_value
+from modeling_merit.processing.benchmark.subsets import patient_subset, read_shared_split
+from modeling_merit.processing.metrics.classification import auroc, metric_value
 
 CLASSES = {"all": 71, "diagnostic": 44, "superclass": 5, "subclass": 23, "form": 19, "rhythm": 12}
 CLASSES |= {"cpsc2018": 9, "csn": 38, "challenge2021": 26}
@@ -39,11 +38,12 @@ def database(ptb_xl_dir: Path) -> dict[str, np.ndarray]:
         rows = list(csv.DictReader(file))
     codes = np.empty(len(rows), dtype=object)
     codes[:] = [ast.literal_eval(row["scp_codes"]) for row in rows]
+    folds = np.array([int(row["strat_fold"]) for row in rows])
     return {
         "ecg_id": np.array([int(row["ecg_id"]) for row in rows]),
         "patient_id": np.array([int(float(row["patient_id"])) for row in rows]),
         "codes": codes,
-        "split": fold_split([int(row["strat_fold"]) for row in rows]),
+        "split": np.select([folds < 9, folds == 9], ["train", "validation"], "test"),
     }
 
 
@@ -86,22 +86,13 @@ def test_unknown_codes_and_text_are_refused():
         label_matrix([{"NORM": 100.0, "XYZ": 0.0}], "rhythm")
     with pytest.raises(ValueError, match="got text"):
         label_matrix(["{'NORM': 100.0}"], "all")
-    with pytest.raises(ValueError, match="shared label files"):
-        class_names("all", "legacy")
-    with pytest.raises(ValueError, match="differ by split"):
-        class_names("subclass", "legacy")
+    with pytest.raises(ValueError, match="task out of all"):
+        class_names("super")
 
 
-def test_csn_exact_and_substring_labels():
-    codes = [["AFIB"], ["1AVB", "SB"], ["SB"]]
-    strict, names, kept = label_matrix(codes, "csn")
-    legacy, columns, _ = label_matrix(codes, "csn", variant="legacy")
-    assert [[names[c] for c in np.flatnonzero(row)] for row in strict] == [["AFIB"], ["1AVB"], []]
-    assert [{columns[c] for c in np.flatnonzero(row)} for row in legacy] == [
-        {"AF", "AFIB"},
-        {"AVB", "1AVB", "VB"},
-        set(),
-    ]
+def test_csn_acronyms_are_whole_words():
+    matrix, names, kept = label_matrix([["AFIB"], ["1AVB", "SB"], ["SB"]], "csn")
+    assert [[names[c] for c in np.flatnonzero(row)] for row in matrix] == [["AFIB"], ["1AVB"], []]
     assert kept.all()
 
 
@@ -114,46 +105,53 @@ def test_challenge_joins_the_pairs_scored_as_one():
 
 @pytest.mark.real_data
 def test_packaged_statements_equal_the_file(ptb_xl_dir):
-    assert load_statements() == load_statements(ptb_xl_dir / "scp_statements.csv")
+    with open(ptb_xl_dir / "scp_statements.csv", encoding="utf-8", newline="") as file:
+        rows = {row[""]: row for row in csv.DictReader(file)}
+    assert list(rows) == list(load_statements())
+    for code, statement in load_statements().items():
+        row = rows[code]
+        assert statement.description == row["description"]
+        assert [float(row[kind] or 0) == 1 for kind in ("diagnostic", "form", "rhythm")] == [
+            statement.diagnostic,
+            statement.form,
+            statement.rhythm,
+        ]
+        expected = (row["diagnostic_class"] or None, row["diagnostic_subclass"] or None)
+        assert (statement.superclass, statement.subclass) == expected
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("task", PTB_XL_TASKS)
-def test_ptb_xl_counts(task, database, ptb_xl_dir):
-    matrix, _, kept = label_matrix(database["codes"], task, ptb_xl_dir / "scp_statements.csv")
+def test_ptb_xl_counts(task, database):
+    matrix, _, kept = label_matrix(database["codes"], task)
     assert tuple(int((kept & (database["split"] == split)).sum()) for split in SPLITS) == ROWS[task]
     assert matrix[kept].any(1).all() and not matrix[~kept].any()
-    robust, names, also_kept = label_matrix(database["codes"], task, variant="robust")
-    test = database["split"] == "test"
-    expected = [name for name, n in zip(class_names(task), matrix[test].sum(0)) if n >= 10]
-    assert names == expected and (also_kept == kept).all()
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("task", ["superclass", "subclass", "form", "rhythm"])
-def test_legacy_ptb_xl_equals_the_shared_files(task, split, database, shared_dir):
+def test_ptb_xl_equals_the_shared_files_but_for_their_order_of_columns(task, split, database, shared_dir):
     shared = read_shared_split(shared_dir, task, split)
     inside = database["split"] == split
-    matrix, names, kept = label_matrix(database["codes"][inside], task, variant="legacy", split=split)
-    assert (
-        database["ecg_id"][inside][kept].tolist() == shared.ids and len(shared.ids) == ROWS[task][SPLITS.index(split)]
-    )
-    assert names == shared.columns
-    assert (matrix[kept] != shared.matrix).sum() == 0
-    strict, strict_names, _ = label_matrix(database["codes"][inside], task)
-    bare = [name.replace("_", "") for name in strict_names]
-    assert (strict[kept] != shared.matrix[:, [names.index(name) for name in bare]]).sum() == 0
+    matrix, names, kept = label_matrix(database["codes"][inside], task)
+    assert database["ecg_id"][inside][kept].tolist() == shared.ids
+    assert len(shared.ids) == ROWS[task][SPLITS.index(split)]
+    columns = [shared.columns.index(name.replace("_", "")) for name in names]
+    assert (matrix[kept] != shared.matrix[:, columns]).sum() == 0 and len(columns) == len(shared.columns)
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("task", ["cpsc2018", "csn"])
-def test_legacy_of_other_data_sets_equals_the_shared_files(task, split, shared_dir):
+def test_other_data_sets_equal_the_shared_files(task, split, shared_dir):
+    """In CSN, theirs are what a search for the acronym in the text of all acronyms finds."""
     shared = read_shared_split(shared_dir, task, split)
-    matrix, names, kept = label_matrix(shared.codes, task, variant="legacy")
-    assert kept.sum() == ROWS[task][SPLITS.index(split)] and names == shared.columns
-    assert (matrix != shared.matrix).sum() == 0
+    matrix, names, kept = label_matrix(shared.codes, task)
+    assert kept.sum() == ROWS[task][SPLITS.index(split)] and names == sorted(shared.columns)
+    if task == "csn":
+        matrix = np.array([[name in ",".join(row) for name in names] for row in shared.codes])
+    assert (matrix != shared.matrix[:, [shared.columns.index(name) for name in names]]).sum() == 0
 
 
 @pytest.mark.real_data
@@ -177,7 +175,7 @@ def _oracle(train_names: list[str], test_names: list[str], truth: np.ndarray, tr
 
 
 @pytest.mark.real_data
-def test_a_perfect_classifier_fails_on_legacy_subclass(database, shared_dir):
+def test_a_perfect_classifier_fails_on_the_shared_subclass_files(database, shared_dir):
     train, test = (read_shared_split(shared_dir, "subclass", split) for split in ("train", "test"))
     scores = _oracle(train.columns, test.columns, test.matrix, test.columns)
     assert metric_value("macro_auroc", test.matrix, scores) == pytest.approx(0.9337, abs=5e-5)
@@ -189,30 +187,14 @@ def test_a_perfect_classifier_fails_on_legacy_subclass(database, shared_dir):
 
 
 @pytest.mark.real_data
-def test_a_perfect_classifier_fails_on_legacy_csn(shared_dir):
+def test_a_perfect_classifier_fails_on_the_shared_csn_files(shared_dir):
     test = read_shared_split(shared_dir, "csn", "test")
     strict, names, _ = label_matrix(test.codes, "csn")
     scores = _oracle(test.columns, test.columns, strict, names)
     assert metric_value("macro_auroc", test.matrix, scores) == pytest.approx(0.9534, abs=5e-5)
     assert metric_value("macro_auroc", strict, strict.astype(float)) == 1
     assert [name for name, count in zip(names, strict.sum(0)) if count == 0] == ["VB"]
-    robust = class_names("csn", "robust")
-    assert robust == [name for name, count in zip(names, strict.sum(0)) if count >= 10]
     assert (test.matrix != scores).any(1).sum() == 772 and int((~strict.any(1)).sum()) == 19
-
-
-@pytest.mark.real_data
-def test_literature_subsets(protocol_dir, shared_dir):
-    path = protocol_dir / "derived" / "merl_lowdata_train_ids_seed42.json"
-    sizes = {"superclass": (170, 1708), "subclass": (170, 1708), "form": (71, 719), "rhythm": (168, 1683)}
-    sizes |= {"cpsc2018": (49, 495), "csn": (165, 1654)}
-    for task, (one, ten) in sizes.items():
-        train = set(read_shared_split(shared_dir, task, "train").ids)
-        for percent, size in ((1, one), (10, ten)):
-            ids = literature_subset(path, task, percent)
-            assert len(set(ids)) == len(ids) == size and set(ids) <= train
-    with pytest.raises(ValueError, match="percentage"):
-        literature_subset(path, "superclass", 5)
 
 
 @pytest.mark.real_data
@@ -234,9 +216,3 @@ def test_patient_subsets_of_ptb_xl(fraction, database):
 def test_patient_subset_of_everything_is_everything():
     labels = np.eye(4, dtype=int)[np.arange(40) % 4]
     assert patient_subset(np.arange(40) // 4, labels, 1.0, seed=3).all()
-
-
-@pytest.mark.parametrize("ids", [[1, 2], [1, 2, 3, 3], [1, 2, 4], [1, 2, 3, 4]])
-def test_predictions_must_cover_every_row_once(ids):
-    with pytest.raises(ValueError, match="every row once"):
-        align_predictions(ids, [1, 2, 3])
