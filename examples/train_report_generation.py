@@ -5,9 +5,9 @@
 
 The encoder stays frozen and each ECG is encoded once. With `--language_model` (Hub id or folder) the projector is
 warmed up first, then LoRA adapters or the whole language model join in; without it a small one is trained from
-scratch, with its own tokenizer. The loss is that of the answers. Trains on folds 1-8, keeps the model of the lowest loss on fold 9,
-and goes on exactly where an interrupted run saved with `--resume_from_checkpoint latest`. What it writes is not for
-clinical use.
+scratch, with its own tokenizer. The loss is that of the answers. Trains on folds 1-8, keeps the model of
+the lowest loss on fold 9, and goes on exactly where an interrupted run saved with `--resume_from_checkpoint latest`.
+What it writes is not for clinical use.
 """
 
 import time
@@ -207,7 +207,7 @@ def main():
         args,
         metrics=("loss",),
         validate=lambda: validate(model, loaders[1], accelerator),
-        set_epoch=samplers[0].set_epoch,
+        set_epoch=lambda epoch: setattr(samplers[0], "epoch", epoch),
         unit="example",
     )
     outcome["curves"] = [

@@ -109,16 +109,17 @@ class Answers(Dataset):
 
 
 class LengthBatches:
-    """Batches of answers of similar length, in an order that follows from seed and epoch alone."""
+    """Batches of answers of similar length, in an order that follows from seed and epoch alone.
+
+    Set `epoch` before each epoch. There is no `set_epoch`, for Accelerate would call it with a count of its own, which
+    starts at zero again in a resumed run.
+    """
 
     drop_last = False
 
     def __init__(self, examples, batch_size, seed, shuffle):
         self.lengths = np.array([len(prompt) + len(answer) for _, prompt, answer in examples])
         self.batch_size, self.seed, self.shuffle, self.epoch = batch_size, seed, shuffle, 0
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
 
     def __len__(self):
         return math.ceil(len(self.lengths) / self.batch_size)
