@@ -23,10 +23,10 @@ from modeling_merit import MeritForConditionalGeneration, MeritModel
 from modeling_merit.processing.benchmark.options import option_parser
 from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.data import SignalView, normalize_report
+from modeling_merit.processing.inference import generate_reports
 from modeling_merit.processing.metrics.reports import compare_reports, report_intervals, report_statistics
 from modeling_merit.processing.metrics.statements import report_language
 from modeling_merit.processing.training.report_pairs import load_reports, read_inputs
-from modeling_merit.processing.training.tokenizers import ECG_TOKEN
 
 NOTICE = "Written by research models; not for clinical use. Not a medical device."
 EXAMPLES = 10
@@ -48,37 +48,25 @@ def parse_args():
     add("--num_beams", type=int, default=1)
     add("--max_new_tokens", type=int, default=128)
     add("--bertscore_model", help="Encoder for BERTScore, Hub id or folder.")
-    add("--example_ids", nargs="*", type=int, help="Records to quote; default: ten spread evenly over the split.")
+    add("--example_ids", nargs="*", type=int, help="Records to quote; default: ten at even distances in the split.")
     args = parser.parse_args()
     if bad := [run for run in args.runs if "=" not in run]:
         parser.error(f"Expected --runs NAME=FOLDER ..., got {bad[0]!r}.")
     return args
 
 
-@torch.inference_mode()
 def generate(folder, values, languages, args):
     """Return a report for every ECG of `values` (records, 12, samples), in the language asked for."""
     model = MeritForConditionalGeneration.from_pretrained(folder).to(args.device)
-    processor = AutoProcessor.from_pretrained(folder)
-    tokenizer, texts = processor.tokenizer, [""] * len(values)
+    processor, texts = AutoProcessor.from_pretrained(folder), [""] * len(values)
+    decoding = {"do_sample": False, "num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     order = sorted(range(len(values)), key=lambda row: languages[row])  # prompts of one length, no padding
     for start in tqdm(range(0, len(order), args.batch_size), desc=str(folder), unit="batch"):
         rows = order[start : start + args.batch_size]
-        prompts = [
-            model.config.prompts["report"].format(ecg=ECG_TOKEN * processor.num_ecg_tokens, language=languages[row])
-            for row in rows
-        ]
-        inputs = tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False).to(args.device)
-        ids = model.generate(
-            **inputs,
-            input_values=values[rows].to(args.device),
-            do_sample=False,
-            num_beams=args.num_beams,
-            max_new_tokens=args.max_new_tokens,
-        )
-        written = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        own = [languages[row] for row in rows]
+        written = generate_reports(model, processor, {"input_values": values[rows]}, language=own, **decoding)
         for row, text in zip(rows, written):
-            texts[row] = text.strip()
+            texts[row] = text
     return texts
 
 
