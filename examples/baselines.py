@@ -6,13 +6,11 @@
 `classical`: rates, intervals, axes, amplitudes and spectra, and gradient boosting, one model per class, its number of
 trees chosen on fold 9. `cnn` (a residual 1-D network) and `cnn_transformer` (convolutions, then self-attention over
 time) are trained on all `--tasks` at once with one output per class (name a single task for a network of its own),
-their epoch chosen on fold 9. A random-init encoder is `linear_probe.py --random_init`, MERIT's own tower from scratch
-`finetune.py --from_scratch`.
+their epoch chosen on fold 9. A random-init encoder is `linear_probe.py --random_init`, MERIT's own encoder from
+scratch `finetune.py --from_scratch`.
 """
 
-import argparse
 import inspect
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,18 +23,19 @@ from tqdm.auto import tqdm
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from modeling_merit.processing import MeritFeatureExtractor
+from modeling_merit.processing.benchmark.evaluation import load_signals, record_run
+from modeling_merit.processing.benchmark.options import check_sizes, option_parser
 from modeling_merit.processing.benchmark.results import data_fingerprint, provenance
-from modeling_merit.processing.benchmark.tasks import (
-    TASK_NAMES,
-    describe,
-    load_ptb_xl,
-    load_task,
-    record_scores,
-)
-from modeling_merit.processing.data import SignalView
+from modeling_merit.processing.benchmark.tasks import load_task
 from modeling_merit.processing.probing import classical_features as features
 from modeling_merit.processing.probing.embeddings import SAMPLING_RATE, embed_signals, weights_fingerprint
+from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.supervised import Schedule, train_classifier
+
+OPTIONS = (
+    *("data_dir", "tasks", "label_fraction", "epochs", "patience", "batch_size", "mixed_precision", "seed"),
+    *("output", "predictions", "cache_dir"),
+)
 
 
 class ResidualBlock(nn.Module):
@@ -117,23 +116,11 @@ NETWORKS = {"cnn": ResidualCnn, "cnn_transformer": CnnTransformer}
 
 
 def train_network(args, tasks, views, accelerator):
-    """Probabilities by split and task, and what identifies the network."""
+    """Return the probabilities by split and task, and what identifies the network."""
     set_seed(args.seed)
     model = NETWORKS[args.baseline](sum(len(task.classes) for task in tasks))
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    no_decay = [p for p in model.parameters() if p.ndim < 2]
-    rate = args.learning_rate
-    groups = [
-        {"params": decay, "lr": rate, "weight_decay": args.weight_decay},
-        {"params": no_decay, "lr": rate, "weight_decay": 0.0},
-    ]
-    plan = Schedule(
-        epochs=args.epochs,
-        patience=args.patience,
-        batch_size=args.batch_size,
-        crop_seconds=args.crop_seconds,
-        seed=args.seed,
-    )
+    groups = parameter_groups(model, args.learning_rate, args.weight_decay)
+    plan = Schedule.from_args(args)
     outcome = train_classifier(model, groups, views, tasks, MeritFeatureExtractor().normalize, plan, accelerator)
     if accelerator.is_main_process:
         parameters = sum(p.numel() for p in model.parameters())
@@ -147,7 +134,7 @@ def train_network(args, tasks, views, accelerator):
 
 
 def measure(args, views, fingerprint):
-    """Classical features of every record by split, computed once per version of their code."""
+    """Return the classical features of every record by split, computed once per version of their code."""
     code = data_fingerprint([np.frombuffer(inspect.getsource(features).encode(), dtype=np.uint8)])
     cache = args.cache_dir / f"classical-{code}-{fingerprint}.safetensors"
     if cache.is_file():
@@ -167,7 +154,7 @@ def measure(args, views, fingerprint):
 
 
 def boost(args, tasks, measured):
-    """Probabilities by split and task of one gradient boosting per class."""
+    """Return the probabilities by split and task of one gradient boosting per class."""
     probabilities = {"validation": {}, "test": {}}
     for task in tasks:
         x = {split: measured[split][rows] for split, rows in task.rows.items()}
@@ -195,61 +182,36 @@ def boost(args, tasks, measured):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--baseline", required=True, choices=("classical", *NETWORKS))
-    parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    parser.add_argument("--run", help="Name in the results; default: classical or supervised_ and the network.")
-    parser.add_argument("--tasks", nargs="+", default=TASK_NAMES, choices=TASK_NAMES)
-    parser.add_argument("--label_fraction", type=float, default=1.0, help="Share of training patients with labels.")
-    parser.add_argument("--max_trees", type=int, default=300, help="classical: trees per class at most.")
-    parser.add_argument("--epochs", type=int, default=20, help="Networks: epochs at most.")
-    parser.add_argument("--patience", type=int, default=5, help="Networks: epochs without a better validation.")
-    parser.add_argument("--batch_size", type=int, default=128, help="Networks: records per process and step.")
-    parser.add_argument("--learning_rate", type=float, default=5e-3, help="Networks.")
-    parser.add_argument("--weight_decay", type=float, default=0.01, help="Networks.")
-    parser.add_argument("--crop_seconds", type=float, default=2.5, help="Networks: length of the pieces trained on.")
-    parser.add_argument(
-        "--mixed_precision", choices=("no", "bf16", "fp16"), help="Networks; else `accelerate config`."
+    parser = option_parser(
+        __doc__,
+        *OPTIONS,
+        run={"required": False, "help": "Name in the results; default: classical or supervised_ and the network."},
+        weight_decay={"default": 0.01},
+        crop_seconds={"default": 2.5},
     )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("results/ptb_xl.json"))
-    parser.add_argument("--predictions", type=Path, default=Path("runs/predictions"))
-    parser.add_argument("--cache_dir", type=Path, default=Path("runs/embeddings"))
+    parser.add_argument("--baseline", required=True, choices=("classical", *NETWORKS))
+    parser.add_argument("--max_trees", type=int, default=300, help="classical: trees per class at most.")
+    parser.add_argument("--learning_rate", type=float, default=5e-3, help="Networks: the highest, after the warm-up.")
     args = parser.parse_args()
+    check_sizes(parser, args)
+    args.run = args.run or ("classical" if args.baseline == "classical" else f"supervised_{args.baseline}")
 
     origin = provenance(seed=args.seed)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     if args.baseline == "classical" and accelerator.num_processes > 1:
         parser.error("Expected one process for --baseline classical, got several. Start it with python.")
     with accelerator.main_process_first():
-        tables = load_ptb_xl(args.data_dir)
-    views = {split: SignalView(table) for split, table in tables.items()}
-    fingerprint = data_fingerprint(view.signals(range(len(view))) for view in views.values())
-    tables = {split: table.remove_columns("signal") for split, table in tables.items()}
+        views, tables, fingerprint = load_signals(args.data_dir)
     tasks = [load_task(tables, name, args.label_fraction, args.seed) for name in args.tasks]
     if args.baseline == "classical":
         measured, code = measure(args, views, fingerprint)
-        probabilities, made_by = boost(args, tasks, measured), {"features": code}
+        found, made_by = boost(args, tasks, measured), {"features": code}
     else:
-        probabilities, made_by = train_network(args, tasks, views, accelerator)
-    if not accelerator.is_main_process:
-        return
-    run = args.run or ("classical" if args.baseline == "classical" else f"supervised_{args.baseline}")
-    for task in tasks:
-        intervals = record_scores(
-            task,
-            probabilities["validation"][task.name],
-            probabilities["test"][task.name],
-            run=run,
-            origin=origin,
-            output=args.output,
-            predictions=args.predictions,
-            label_fraction=args.label_fraction,
-            seed=args.seed,
-            data_fingerprint=fingerprint,
-            **made_by,
-        )
-        print(f"{run} {task.name}: {describe(intervals)}", flush=True)
+        found, made_by = train_network(args, tasks, views, accelerator)
+    if accelerator.is_main_process:
+        for task in tasks:
+            probabilities = {split: by_task[task.name] for split, by_task in found.items()}
+            record_run(args, origin, task, probabilities, data_fingerprint=fingerprint, **made_by)
 
 
 if __name__ == "__main__":

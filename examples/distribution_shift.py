@@ -14,7 +14,6 @@ needs its REFERENCE*.csv, `challenge2021` the diagnoses in its headers (leave PT
 files of MERL. `--corruptions` without names leaves the first part out. Not a medical device.
 """
 
-import argparse
 import csv
 import warnings
 import zlib
@@ -27,10 +26,11 @@ from tqdm.auto import tqdm
 
 from modeling_merit.processing import EcgFormatError, read_ecg
 from modeling_merit.processing.benchmark.label_sets import CPSC2018_LABELS, SPLITS, label_matrix
+from modeling_merit.processing.benchmark.options import option_parser
 from modeling_merit.processing.benchmark.results import provenance, update_rows
 from modeling_merit.processing.benchmark.shift import SEVERITIES, corrupt, to_concepts
 from modeling_merit.processing.benchmark.subsets import read_shared_split
-from modeling_merit.processing.benchmark.tasks import TASK_NAMES, load_ptb_xl, load_task
+from modeling_merit.processing.benchmark.tasks import load_ptb_xl, load_task
 from modeling_merit.processing.data import SignalView
 from modeling_merit.processing.metrics.bootstrap import bootstrap_interval
 from modeling_merit.processing.metrics.classification import metric_value
@@ -58,13 +58,13 @@ class CorruptedView:
         """(records, leads, samples) in µV, as a `SignalView` gives them."""
         signals = self.view.signals(indices).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
         kind = "lead_drop" if self.kind == "lead_absent" else self.kind
-        return 1000 * corrupt(
+        return MICROVOLTS_PER_MILLIVOLT * corrupt(
             signals, kind, self.severity, SAMPLING_RATE, self.ecg_ids[np.asarray(indices)], self.seed
         )
 
 
 def embed_corrupted(args, encoder, extractor, view, ecg_ids, kind, severity):
-    """Features of all records of a view under one corruption."""
+    """Return the features of all records of a view under one corruption."""
 
     def encode(signals):
         signals, mask = signals.numpy(), None
@@ -79,7 +79,7 @@ def embed_corrupted(args, encoder, extractor, view, ecg_ids, kind, severity):
 
 
 def severity_curves(args, origin, encoder, extractor, tables, features):
-    """Rows of every corruption, severity, task and metric; the probe and its thresholds are those of clean data."""
+    """Return rows of every corruption, severity, task and metric; probe and thresholds are those of clean data."""
     view, ecg_ids = SignalView(tables["test"]), tables["test"]["ecg_id"]
     levels = [("none", 0, None)]
     levels += [
@@ -111,7 +111,7 @@ def severity_curves(args, origin, encoder, extractor, tables, features):
 
 
 def plot_curves(rows, path):
-    """One panel per task: macro AUROC over severity, one line per corruption."""
+    """Plot one panel per task: macro AUROC over severity, one line per corruption."""
     from matplotlib.figure import Figure
 
     rows = [row for row in rows if row["metric"] == METRICS[0]]
@@ -140,7 +140,7 @@ class DataSet:
 
 
 def find_recordings(name, folder, csn_labels):
-    """Paths and codes of the labelled recordings under a folder, in the order of their names."""
+    """Return paths and codes of the labelled recordings under a folder, in the order of their names."""
     files = {path.stem: path for path in sorted(folder.rglob("*.mat"))}
     files |= {path.stem: path for path in sorted(folder.rglob("*.hea"))}  # the header says more
     codes = {}
@@ -234,24 +234,19 @@ def transfer(args, origin, source, target, rows_of_target):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Checkpoint folder or Hub id.")
-    parser.add_argument("--random_init", action="store_true", help="Keep the architecture, draw the weights anew.")
-    parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    parser.add_argument("--run", required=True, help="Name of this model in the results.")
-    parser.add_argument("--tasks", nargs="+", default=("superclass", "rhythm"), choices=TASK_NAMES)
+    parser = option_parser(
+        __doc__,
+        *("model", "random_init", "data_dir", "run", "n_resamples", "cache_dir", "batch_size", "device"),
+        tasks={"default": ("superclass", "rhythm")},
+        seed={"help": "Of the corruptions and of --random_init."},
+        output={"default": Path("results/shift.json")},
+    )
     parser.add_argument("--corruptions", nargs="*", default=CORRUPTIONS, choices=CORRUPTIONS)
-    parser.add_argument("--external", nargs="*", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--external", nargs="*", default=[], metavar="NAME=FOLDER", help="Other data sets.")
     parser.add_argument("--csn_labels", type=Path, help="MERL's folder data_split, with chapman/.")
     parser.add_argument("--reverse", action="store_true", help="Also fit on each external data set, score fold 10.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the corruptions and of --random_init.")
-    parser.add_argument("--n_resamples", type=int, default=1000)
-    parser.add_argument("--output", type=Path, default=Path("results/shift.json"))
     parser.add_argument("--transfer_output", type=Path, default=Path("results/transfer.json"))
     parser.add_argument("--plot", type=Path, help="PNG of the severity curves.")
-    parser.add_argument("--cache_dir", type=Path, default=Path("runs/embeddings"))
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     args.external = dict(text.partition("=")[::2] for text in args.external)
     for name, folder in args.external.items():

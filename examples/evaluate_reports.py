@@ -11,7 +11,6 @@ told the language of the recorded report, decode greedily, and are scored on eve
 (`*_paired.json`) and some reports in full (`*_examples.json`).
 """
 
-import argparse
 from collections import Counter
 from pathlib import Path
 
@@ -21,71 +20,59 @@ from tqdm.auto import tqdm
 from transformers import AutoProcessor
 
 from modeling_merit import MeritForConditionalGeneration, MeritModel
+from modeling_merit.processing.benchmark.options import option_parser
 from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.data import SignalView, normalize_report
+from modeling_merit.processing.inference import generate_reports
 from modeling_merit.processing.metrics.reports import compare_reports, report_intervals, report_statistics
 from modeling_merit.processing.metrics.statements import report_language
-from modeling_merit.processing.training.report_pairs import ECG_TOKEN, load_reports, read_inputs
+from modeling_merit.processing.training.report_pairs import load_reports, read_inputs
 
 NOTICE = "Written by research models; not for clinical use. Not a medical device."
 EXAMPLES = 10
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = option_parser(
+        __doc__,
+        *("dataset", "num_records", "sampling_rate", "n_resamples", "seed", "device"),
+        data_dir={"required": False},
+        batch_size={"default": 64, "help": "Records per pass."},
+        output={"default": Path("results/report_generation.json")},
+    )
     add = parser.add_argument
     add("--runs", nargs="+", required=True, metavar="NAME=FOLDER", help="Models; the first is that of the controls.")
     add("--retrieval_model", help="MERIT checkpoint with contrastive heads, for the control nearest_report.")
-    add("--dataset", default="ptb_xl", help="ptb_xl, synthetic, or a folder or Hub id of a Parquet data set.")
-    add("--data_dir", help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    add("--num_records", type=int, default=2000, help="Records of the synthetic data set.")
-    add("--sampling_rate", type=int, default=100, choices=(100, 500), help="Rate of the data set's signals in Hz.")
     add("--split", default="test", choices=("validation", "test"))
     add("--max_records", type=int, help="Score the first records only, to try things out.")
-    add("--batch_size", type=int, default=64)
     add("--num_beams", type=int, default=1)
     add("--max_new_tokens", type=int, default=128)
     add("--bertscore_model", help="Encoder for BERTScore, Hub id or folder.")
-    add("--n_resamples", type=int, default=1000)
-    add("--example_ids", nargs="*", type=int, help="Records to quote; default: ten spread evenly over the split.")
-    add("--output", type=Path, default=Path("results/report_generation.json"))
-    add("--seed", type=int, default=0)
+    add("--example_ids", nargs="*", type=int, help="Records to quote; default: ten at even distances in the split.")
     args = parser.parse_args()
     if bad := [run for run in args.runs if "=" not in run]:
         parser.error(f"Expected --runs NAME=FOLDER ..., got {bad[0]!r}.")
     return args
 
 
-@torch.inference_mode()
-def generate(folder, values, languages, args, device):
-    """A report for every ECG of `values` (records, 12, samples), in the language asked for."""
-    model = MeritForConditionalGeneration.from_pretrained(folder).to(device)
-    processor = AutoProcessor.from_pretrained(folder)
-    tokenizer, texts = processor.tokenizer, [""] * len(values)
+def generate(folder, values, languages, args):
+    """Return a report for every ECG of `values` (records, 12, samples), in the language asked for."""
+    model = MeritForConditionalGeneration.from_pretrained(folder).to(args.device)
+    processor, texts = AutoProcessor.from_pretrained(folder), [""] * len(values)
+    decoding = {"do_sample": False, "num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     order = sorted(range(len(values)), key=lambda row: languages[row])  # prompts of one length, no padding
     for start in tqdm(range(0, len(order), args.batch_size), desc=str(folder), unit="batch"):
         rows = order[start : start + args.batch_size]
-        prompts = [
-            model.config.prompts["report"].format(ecg=ECG_TOKEN * processor.num_ecg_tokens, language=languages[row])
-            for row in rows
-        ]
-        inputs = tokenizer(prompts, padding=True, return_tensors="pt", return_token_type_ids=False).to(device)
-        ids = model.generate(
-            **inputs,
-            input_values=values[rows].to(device),
-            do_sample=False,
-            num_beams=args.num_beams,
-            max_new_tokens=args.max_new_tokens,
-        )
-        written = tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        own = [languages[row] for row in rows]
+        written = generate_reports(model, processor, {"input_values": values[rows]}, language=own, **decoding)
         for row, text in zip(rows, written):
-            texts[row] = text.strip()
+            texts[row] = text
     return texts
 
 
 @torch.inference_mode()
 def nearest_reports(folder, values, languages, pool, device, batch_size):
-    """The training report (of the language) whose text embedding is nearest to the ECG's."""
+    """Return the training report (of the language) whose text embedding is nearest to the ECG's."""
     model = MeritModel.from_pretrained(folder).to(device).eval()
     tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
     ecgs = torch.cat([model.get_ecg_features(part.to(device)) for part in values.split(batch_size)])
@@ -107,7 +94,6 @@ def nearest_reports(folder, values, languages, pool, device, batch_size):
 def main():
     args = parse_args()
     origin = provenance(seed=args.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     runs = dict(run.split("=", 1) for run in args.runs)
     folder = next(iter(runs.values()))
     table, train = load_reports(args, args.split), load_reports(args, "train")
@@ -127,13 +113,13 @@ def main():
     other = np.empty(len(values), dtype=int)
     circle = np.random.default_rng(args.seed).permutation(len(values))
     other[circle] = np.roll(circle, 1)  # a random cycle: no record keeps its own ECG
-    texts = {name: generate(where, signals(where), languages, args, device) for name, where in runs.items()}
-    texts["shuffled_ecg"] = generate(folder, values[other], languages, args, device)
-    texts["zero_ecg"] = generate(folder, torch.zeros_like(values), languages, args, device)
+    texts = {name: generate(where, signals(where), languages, args) for name, where in runs.items()}
+    texts["shuffled_ecg"] = generate(folder, values[other], languages, args)
+    texts["zero_ecg"] = generate(folder, torch.zeros_like(values), languages, args)
     texts["most_frequent_report"] = [pool[own].most_common(1)[0][0] if pool[own] else "" for own in languages]
     if args.retrieval_model:
         texts["nearest_report"] = nearest_reports(
-            args.retrieval_model, signals(args.retrieval_model), languages, pool, device, args.batch_size
+            args.retrieval_model, signals(args.retrieval_model), languages, pool, args.device, args.batch_size
         )
 
     rows, comparisons, scored = [], [], {}

@@ -15,16 +15,15 @@ Mutual information is scikit-learn's nearest-neighbour estimate between truth an
 By the data processing inequality it is what the representation holds at least, up to the estimator's error.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from modeling_merit.processing.benchmark.label_sets import SPLITS, label_matrix
+from modeling_merit.processing.benchmark.options import option_parser
 from modeling_merit.processing.benchmark.results import provenance, update_rows
 from modeling_merit.processing.data import SyntheticEcg
 from modeling_merit.processing.data.simulation import FACTORS
@@ -37,16 +36,16 @@ ROW_KEY = ("run", "factor", "metric", "seed")
 
 
 def r2(truth, predicted, weights=None):
-    """1 - squared error / variance; with weights (resamples, records) one value per resample."""
+    """Return 1 - squared error / variance; with weights (resamples, records) one value per resample."""
     w = np.ones((1, len(truth))) if weights is None else weights
     mean = w @ truth / w.sum(1)
-    spread = w @ truth**2 - w.sum(1) * mean**2
-    values = 1 - w @ (truth - predicted) ** 2 / spread
+    total = w @ truth**2 - w.sum(1) * mean**2
+    values = 1 - w @ (truth - predicted) ** 2 / total
     return float(values[0]) if weights is None else values
 
 
 def ridge_probe(x, y):
-    """Test predictions of ridge regression on standardised features, its penalty chosen on the validation split."""
+    """Return test predictions of ridge regression on standardised features; validation records choose its penalty."""
     scaler = StandardScaler().fit(x["train"])
     x = {split: scaler.transform(part) for split, part in x.items()}
     fits = [Ridge(alpha=alpha).fit(x["train"], y["train"]) for alpha in ALPHAS]
@@ -55,14 +54,15 @@ def ridge_probe(x, y):
 
 
 def residual(statements, y):
-    """What is left of a factor by split after least squares on the statements of the training split."""
+    """Return what is left of a factor by split after least squares on the statements of the training split."""
     design = {split: np.column_stack([part, np.ones(len(part))]) for split, part in statements.items()}
     weights = np.linalg.lstsq(design["train"], y["train"], rcond=None)[0]
     return {split: y[split] - design[split] @ weights for split in y}
 
 
 def audit_factor(x, y, statements, patients, seed, n_resamples):
-    """{metric: (value, low, high)} of one factor; records without it (PR in atrial fibrillation) are left out."""
+    """Return {metric: (value, low, high)} of one factor over the records that have it (none has a PR interval in
+    atrial fibrillation)."""
     known = {split: ~np.isnan(values) for split, values in y.items()}
     x, y, statements = ({split: part[split][known[split]] for split in SPLITS} for part in (x, y, statements))
     weights = patient_weights(patients[known["test"]], n_resamples, seed)
@@ -77,7 +77,7 @@ def audit_factor(x, y, statements, patients, seed, n_resamples):
 
 
 def audit_statements(x, labels, classes, patients, seed, n_resamples):
-    """{statement: {metric: (value, low, high)}} of the statements that every split has."""
+    """Return {statement: {metric: (value, low, high)}} of the statements that every split has."""
     fitted = logistic_probe(x["train"], labels["train"], x["validation"], labels["validation"], x["test"])
     found = {}
     for column, name in enumerate(classes):
@@ -89,7 +89,7 @@ def audit_statements(x, labels, classes, patients, seed, n_resamples):
 
 
 def load_cohort(args):
-    """Tables by split, labels of the statements that all splits have, their names, and the factors."""
+    """Return tables by split, labels of the statements that all splits have, their names, and the factors."""
     builder = SyntheticEcg(n_records=args.num_records, seed=args.seed, sampling_rate=float(SAMPLING_RATE))
     builder.download_and_prepare()
     tables = builder.as_dataset()
@@ -107,18 +107,17 @@ def load_cohort(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", required=True, metavar="ARM=CHECKPOINT")
-    parser.add_argument("--num_records", type=int, default=5000, help="Records of the synthetic cohort.")
-    parser.add_argument("--n_resamples", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("results/information_audit.json"))
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = option_parser(
+        __doc__,
+        *("n_resamples", "seed", "batch_size", "device"),
+        num_records={"default": 5000},
+        output={"default": Path("results/information_audit.json")},
+    )
+    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=CHECKPOINT", help="Models to compare.")
     args = parser.parse_args()
     models = dict(text.partition("=")[::2] for text in args.models)
     if not all(models.values()) or {"random", "report"} & set(models):
-        parser.error(f"Expected --models ARM=CHECKPOINT, other runs than random and report, got {args.models}.")
+        parser.error(f"Expected --models NAME=CHECKPOINT, names other than random and report, got {args.models}.")
 
     origin = provenance(seed=args.seed)
     tables, labels, classes, factors = load_cohort(args)

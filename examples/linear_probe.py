@@ -10,38 +10,22 @@ with bootstrap intervals over patients. Rows go to `--output`, fold-10 probabili
 features, which keep what was seen where.
 """
 
-import argparse
-from pathlib import Path
-
-import torch
-
+from modeling_merit.processing.benchmark.evaluation import record_run
+from modeling_merit.processing.benchmark.options import option_parser
 from modeling_merit.processing.benchmark.results import provenance
-from modeling_merit.processing.benchmark.tasks import (
-    TASK_NAMES,
-    describe,
-    load_ptb_xl,
-    load_task,
-    record_scores,
-)
+from modeling_merit.processing.benchmark.tasks import TASK_NAMES, load_ptb_xl, load_task
 from modeling_merit.processing.probing.embeddings import embed_tables, load_encoder
 from modeling_merit.processing.probing.logistic_probe import logistic_probe
 
+OPTIONS = (
+    *("model", "random_init", "data_dir", "run", "label_fraction", "seed", "output", "predictions", "cache_dir"),
+    *("batch_size", "device"),
+)
+
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Checkpoint folder or Hub id.")
-    parser.add_argument("--random_init", action="store_true", help="Keep the architecture, draw the weights anew.")
+    parser = option_parser(__doc__, *OPTIONS, tasks={"choices": (*TASK_NAMES, "diagnostic")})
     parser.add_argument("--per_lead", action="store_true", help="Features of every lead instead of their mean.")
-    parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    parser.add_argument("--run", required=True, help="Name of this model in the results.")
-    parser.add_argument("--tasks", nargs="+", default=TASK_NAMES, choices=(*TASK_NAMES, "diagnostic"))
-    parser.add_argument("--label_fraction", type=float, default=1.0, help="Share of training records with labels.")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, default=Path("results/ptb_xl.json"))
-    parser.add_argument("--predictions", type=Path, default=Path("runs/predictions"))
-    parser.add_argument("--cache_dir", type=Path, default=Path("runs/embeddings"))
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
     origin = provenance(seed=args.seed)
@@ -54,20 +38,9 @@ def main():
         task = load_task(tables, name, args.label_fraction, args.seed)
         x = {split: features[split][rows] for split, rows in task.rows.items()}
         probe = logistic_probe(x["train"], task.labels["train"], x["validation"], task.labels["validation"], x["test"])
-        intervals = record_scores(
-            task,
-            probe.val_probabilities,
-            probe.test_probabilities,
-            run=args.run,
-            origin=origin,
-            output=args.output,
-            predictions=args.predictions,
-            label_fraction=args.label_fraction,
-            seed=args.seed,
-            weights=weights,
-            data_fingerprint=signals,
-        )
-        print(f"{args.run} {name} (C {probe.c:g}): {describe(intervals)}", flush=True)
+        probabilities = {"validation": probe.val_probabilities, "test": probe.test_probabilities}
+        fields = {"weights": weights, "data_fingerprint": signals}
+        record_run(args, origin, task, probabilities, f" (C {probe.c:g})", **fields)
 
 
 if __name__ == "__main__":

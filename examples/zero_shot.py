@@ -9,7 +9,6 @@ choose one threshold per class for F1; fold 10 is scored once. Rows carry the ta
 `--predictions` receives what `compare.py` reads.
 """
 
-import argparse
 from collections import defaultdict
 from pathlib import Path
 
@@ -17,7 +16,9 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoProcessor
 
+from modeling_merit.processing.benchmark.evaluation import load_signals, record_run
 from modeling_merit.processing.benchmark.label_sets import class_names
+from modeling_merit.processing.benchmark.options import option_parser
 from modeling_merit.processing.benchmark.prompts import (
     LANGUAGES,
     average_prompts,
@@ -25,22 +26,16 @@ from modeling_merit.processing.benchmark.prompts import (
     load_prompts,
     read_prompt_file,
 )
-from modeling_merit.processing.benchmark.results import data_fingerprint, provenance
-from modeling_merit.processing.benchmark.tasks import (
-    TASK_NAMES,
-    describe,
-    load_ptb_xl,
-    load_task,
-    record_scores,
-)
-from modeling_merit.processing.data import SignalView, normalize_report
+from modeling_merit.processing.benchmark.results import provenance
+from modeling_merit.processing.benchmark.tasks import load_task
+from modeling_merit.processing.data import normalize_report
 from modeling_merit.processing.probing.embeddings import embed_signals, load_extractor, weights_fingerprint
 
-METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned")  # a cosine is no probability: 0.5 means nothing to it
+METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned")  # a cosine is not a probability: 0.5 means nothing to it
 
 
 def read_prompts(path, classes):
-    """Prompts by class out of JSON (the CKEPE file too), or of text with one `CLASS: prompt` per line."""
+    """Return prompts by class from JSON (the CKEPE file too), or from text with one `CLASS: prompt` per line."""
     if path.suffix.lower() == ".json":
         return read_prompt_file(path, classes)
     prompts = defaultdict(list)
@@ -58,7 +53,7 @@ def read_prompts(path, classes):
 
 @torch.no_grad()
 def embed_prompts(model, tokenizer, prompts, device):
-    """One unit vector per class, (classes, projection_dim)."""
+    """Return one unit vector per class, (classes, projection_dim)."""
     texts, owners = flatten_prompts(prompts)
     texts = [normalize_report(text) for text in texts]  # as the reports of the training were
     tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
@@ -67,19 +62,15 @@ def embed_prompts(model, tokenizer, prompts, device):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="Checkpoint folder or Hub id.")
-    parser.add_argument("--data_dir", required=True, help="Folder of PTB-XL (the one with ptbxl_database.csv).")
-    parser.add_argument("--run", required=True, help="Name of this model in the results.")
-    parser.add_argument("--tasks", nargs="+", default=("superclass", "subclass", "all"), choices=TASK_NAMES)
+    parser = option_parser(
+        __doc__,
+        *("model", "data_dir", "run", "output", "predictions", "batch_size", "device"),
+        tasks={"default": ("superclass", "subclass", "all")},
+        seed={"help": "Seed of the pre-training, for the results."},
+    )
     parser.add_argument("--prompts", type=Path, help="JSON of class to text(s), or text lines `CLASS: prompt`.")
     parser.add_argument("--languages", nargs="+", default=LANGUAGES, choices=LANGUAGES, help="Of the own prompts.")
     parser.add_argument("--score", default="relative", choices=("relative", "cosine"))
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the pre-training, for the results.")
-    parser.add_argument("--output", type=Path, default=Path("results/ptb_xl.json"))
-    parser.add_argument("--predictions", type=Path, default=Path("runs/predictions"))
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
     origin = provenance(seed=args.seed)
@@ -91,17 +82,15 @@ def main():
     tokenizer = AutoProcessor.from_pretrained(args.model).tokenizer
     model = AutoModel.from_pretrained(args.model, dtype=torch.float32).to(args.device).eval()
     if not hasattr(model, "get_text_features"):
-        parser.error(f"Expected a checkpoint with a text tower, got {type(model).__name__} in {args.model}.")
+        parser.error(f"Expected a checkpoint with a text encoder, got {type(model).__name__} in {args.model}.")
 
-    tables = load_ptb_xl(args.data_dir)
-    views = {split: SignalView(tables[split]) for split in ("validation", "test")}
+    views, tables, fingerprint = load_signals(args.data_dir, ("validation", "test"))
     embeds = {
         split: embed_signals(model.get_ecg_features, view, extractor.normalize, args.batch_size, args.device, split)
         for split, view in views.items()
     }
-    fingerprint = data_fingerprint(view.signals(range(len(view))) for view in views.values())
-    fields = {"weights": weights_fingerprint(model), "data_fingerprint": fingerprint}
-    tables = {split: table.remove_columns("signal") for split, table in tables.items()}
+    fields = {"prompts": str(args.prompts) if args.prompts else "+".join(args.languages), "score": args.score}
+    fields |= {"weights": weights_fingerprint(model), "data_fingerprint": fingerprint}
     for name in args.tasks:
         task = load_task(tables, name)
         anchors = embed_prompts(model, tokenizer, prompts[name], args.device)
@@ -109,22 +98,8 @@ def main():
             anchors -= anchors.mean(axis=0)
         # From [-2, 2] to [0, 1], where thresholds are looked for; the order stays.
         scores = {split: np.clip((2 + embeds[split][task.rows[split]] @ anchors.T) / 4, 0, 1) for split in embeds}
-        intervals = record_scores(
-            task,
-            scores["validation"],
-            scores["test"],
-            run=args.run,
-            origin=origin,
-            output=args.output,
-            predictions=args.predictions,
-            task_name=f"zero_shot_{name}",
-            seed=args.seed,
-            metrics=METRICS,
-            prompts=str(args.prompts) if args.prompts else "+".join(args.languages),
-            score=args.score,
-            **fields,
-        )
-        print(f"{args.run} zero-shot {name} ({len(task.classes)} classes): {describe(intervals)}", flush=True)
+        note = f" ({len(task.classes)} classes)"
+        record_run(args, origin, task, scores, note, task_name=f"zero_shot_{name}", metrics=METRICS, **fields)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The evaluation scripts from command line to result rows, on a made-up PTB-XL of synthetic ECGs."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -110,11 +111,21 @@ def assert_scored(rows, tasks, metrics):
     return {(row["task"], row["metric"]): row["value"] for row in rows}
 
 
+def test_no_script_imports_another():
+    scripts = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in EXAMPLES.glob("*.py")}
+    assert len(scripts) >= 10
+    for stem, tree in scripts.items():
+        nodes = list(ast.walk(tree))
+        names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module or "." for node in nodes if isinstance(node, ast.ImportFrom)]
+        assert not {name.split(".")[0] for name in names} & {*scripts, "examples", ""}, stem
+
+
 FOUR = ("macro_auroc", "macro_auprc", "macro_f1_tuned", "macro_f1_at_0.5")
 
 
 @pytest.mark.slow
-def test_linear_probe_of_a_loaded_a_random_and_a_per_lead_tower(work):
+def test_linear_probe_of_a_loaded_a_random_and_a_per_lead_encoder(work):
     command = ("linear_probe.py", "--model", "model", "--data_dir", "ptb-xl", "--tasks", "superclass", "rhythm")
     probe = (*command, "--output", "results/probe.json", "--cache_dir", "probed", "--run")
     before = (work / "model/model.safetensors").read_bytes()
@@ -400,8 +411,8 @@ def test_shift_and_audit_refuse_bad_arguments(monkeypatch, capsys, tmp_path):
     assert "got mimic=/nowhere" in fail(monkeypatch, capsys, *shift, "mimic=/nowhere")
     assert "got csn=absent" in fail(monkeypatch, capsys, *shift, "csn=absent")
     audit = ("information_audit.py", "--models")
-    assert "ARM=CHECKPOINT" in fail(monkeypatch, capsys, *audit, "joint")
-    assert "other runs than random" in fail(monkeypatch, capsys, *audit, "random=m")
+    assert "NAME=CHECKPOINT" in fail(monkeypatch, capsys, *audit, "joint")
+    assert "names other than random" in fail(monkeypatch, capsys, *audit, "random=m")
 
 
 @pytest.mark.real_data

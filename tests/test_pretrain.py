@@ -4,13 +4,14 @@ import importlib.util
 import json
 import math
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
-import pretrain
 import pytest
 import torch
 from datasets import Array2D, Dataset, Features, Value
@@ -20,8 +21,12 @@ from tiny_models import ENCODER
 from transformers import AutoModel, BertConfig, BertModel
 
 import modeling_merit
+from modeling_merit.processing.training.optimizer_groups import parameter_groups
+from modeling_merit.processing.training.pairs import load_tables
+from modeling_merit.processing.training.tokenizers import train_wordpiece
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "pretrain.py"
+pretrain = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 # 49 training records: 6 batches of 8, and 3 steps an epoch.
 RUN = ["--dataset", "synthetic", "--num_records", "60", "--batch_size", "8", "--gradient_accumulation_steps", "2"]
 STEPS = ["--max_train_steps", "7", "--checkpointing_steps", "1", "--checkpoints_total_limit", "3"]
@@ -246,9 +251,9 @@ def test_data_without_reports_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     args = parse(monkeypatch, "--dataset", str(tmp_path), "--output_dir", str(tmp_path / "run"))
     with pytest.raises(SystemExit, match=r"Expected ECGs with reports in the train split of .*, got 1 of 4"):
-        pretrain.load_tables(args)
+        load_tables(args)
     args.contrastive_weight = 0.0
-    assert [len(table) for table in pretrain.load_tables(args)] == [4, 4]
+    assert [len(table) for table in load_tables(args)] == [4, 4]
 
 
 def test_trained_tokenizer_is_repeatable():
@@ -256,12 +261,34 @@ def test_trained_tokenizer_is_repeatable():
     words = ["sinus", "rhythm", "normal", "ecg", "atrial", "fibrillation", "bundle", "branch", "block", "prolonged"]
     rng = np.random.default_rng(0)
     corpus = [" ".join(rng.choice(words, 6)) for _ in range(200)]
-    tokenizers = [pretrain.train_tokenizer(corpus, vocab_size=200, max_length=16) for _ in range(5)]
+    tokenizers = [train_wordpiece(corpus, vocab_size=200, max_length=16) for _ in range(5)]
     assert len({tokenizer.backend_tokenizer.to_str() for tokenizer in tokenizers}) == 1
     tokenizer = tokenizers[0]
     assert tokenizer.convert_ids_to_tokens(tokenizer("Normal  ÉCG").input_ids) == ["[CLS]", "normal", "ecg", "[SEP]"]
     assert set(tokenizer.all_special_tokens) == {"[PAD]", "[UNK]", "[CLS]", "[SEP]"}
     assert len(tokenizer.added_tokens_decoder) == 4 and len(tokenizer) <= 200
+
+
+def test_only_weight_matrices_decay(monkeypatch, tmp_path):
+    """A step without gradients shows what decays: nothing else moves."""
+    args = parse(monkeypatch, "--output_dir", str(tmp_path), "--vocab_size", "60")
+    model, _ = pretrain.build(args, {"report": ["sinus rhythm"]}, torch.device("cpu"))
+    groups = parameter_groups(model, learning_rate=0.1, weight_decay=0.5)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+            parameter.grad = torch.zeros_like(parameter)
+    torch.optim.AdamW(groups).step()
+    moved = {name for name, parameter in model.named_parameters() if not (parameter == 1).all()}
+    kept = {name for name, _ in model.named_parameters()} - moved
+    assert all(model.state_dict()[name].ndim >= 2 and (model.state_dict()[name] == 0.95).all() for name in moved)
+    learned = ("position_embeddings.weight", "lead_embedding.weight", "mask_token")
+    for ending in ("bias", "logit_scale", "LayerNorm.weight", *learned):
+        names = {name for name in kept | moved if name.endswith(ending)}
+        assert names and names <= kept, ending
+    for part in ("patch_projection", "q_proj", "fc1", "ecg_projection.fc2", "decoder.embedding", "decoder.prediction"):
+        assert any(f"{part}.weight" in name for name in moved), part
 
 
 def test_named_text_model_is_loaded(monkeypatch, tmp_path, tiny_tokenizer):

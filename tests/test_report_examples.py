@@ -1,10 +1,12 @@
-"""The scripts of report generation, end to end on the synthetic data set and a tiny tower."""
+"""The scripts of report generation, end to end on the synthetic data set and a tiny encoder."""
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from modeling_merit import MeritConfig, MeritFeatureExtractor, MeritModel, Merit
 from modeling_merit.processing.record import DISCLAIMER
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
-TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+ENCODER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 DATA = ["--dataset", "synthetic", "--num_records", "80"]
 
 
@@ -44,7 +46,7 @@ def cache(tmp_path_factory) -> Path:
 def merit(tmp_path_factory, tiny_tokenizer) -> Path:
     folder = tmp_path_factory.mktemp("merit")
     torch.manual_seed(0)
-    MeritModel(MeritConfig(ecg_config=TOWER, text_config={**TOWER, "vocab_size": 110})).save_pretrained(folder)
+    MeritModel(MeritConfig(ecg_config=ENCODER, text_config={**ENCODER, "vocab_size": 110})).save_pretrained(folder)
     MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder)
     return folder
 
@@ -62,18 +64,46 @@ def losses(folder: Path) -> dict[int, float]:
 
 
 @pytest.mark.slow
-def test_training_learns_and_freezes_the_tower(report_model, merit):
+def test_training_learns_and_freezes_the_encoder(report_model, merit):
     curve = losses(report_model)
     assert sorted(curve) == list(range(1, 13))
     assert curve[12] < 0.9 * curve[1]
     before, after = load_file(merit / "model.safetensors"), load_file(report_model / "model.safetensors")
-    tower = [name for name in before if name.startswith("ecg_model.")]
-    assert tower and all(torch.equal(before[name], after[name]) for name in tower)
+    encoder = [name for name in before if name.startswith("ecg_model.")]
+    assert encoder and all(torch.equal(before[name], after[name]) for name in encoder)
     results = json.loads((report_model / "report_training_results.json").read_text())
     assert results["best_validation_loss"] == min(point["validation_loss"] for point in results["curves"])
     processor = AutoProcessor.from_pretrained(report_model)
     assert processor.num_ecg_tokens == 12 and processor.tokenizer.padding_side == "left"
     assert processor.audio_token_id == AutoModelForMultimodalLM.from_pretrained(report_model).config.ecg_token_id
+
+
+def test_report_training_decays_only_weight_matrices(monkeypatch, merit, tmp_path):
+    """A step without gradients shows what decays: biases, norms, queries and token embeddings stay as they are."""
+    options = ["--ecg_model", merit, "--projector_type", "perceiver", "--output_dir", tmp_path, "--train_encoder"]
+    options += ["--learning_rate", 0.1, "--projector_learning_rate", 0.2, "--weight_decay", 0.5]
+    monkeypatch.setattr("sys.argv", list(map(str, ["train_report_generation.py", *options])))
+    script = SimpleNamespace(**runpy.run_path(str(EXAMPLES / "train_report_generation.py")))
+    args = script.parse_args()
+    monkeypatch.setitem(script.build.__globals__, "make_examples", lambda args, table: [((0,), "report:", "sinus")])
+    model, _ = script.build(args, None)
+    optimizer, projector_groups = script.make_optimizer(args, model)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    assert rates == [0.2] * projector_groups + [0.1] * (len(rates) - projector_groups) and len(rates) == 4
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(1.0)
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    moved = {name for name, value in values.items() if not (value == 1).all()}
+    matrices = {name for name in values if values[name].ndim == 2 and "_proj.weight" in name}
+    assert matrices and matrices <= moved and all(values[name].ndim == 2 for name in moved)
+    for ending in ("bias", "norm.weight", "embed_tokens.weight", "lead_embedding.weight"):
+        names = {name for name in values if name.endswith(ending)}
+        assert names and not names & moved, ending
+    for name in moved:
+        torch.testing.assert_close(values[name], torch.full_like(values[name], 0.9 if "projector" in name else 0.95))
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import numpy as np
 import wfdb
 
 from ..leads import STANDARD_LEADS
+from .ptb_xl import SPLIT_FOLDS, ecg_features
 from .simulation import CONDITIONS, FACTORS, SyntheticRecord, parse_condition, simulate_ecg
 
 
@@ -94,40 +95,22 @@ class SyntheticEcg(datasets.GeneratorBasedBuilder):
 
     def _info(self) -> datasets.DatasetInfo:
         samples = round(self.config.sampling_rate * self.config.duration)
-        features = {
-            "ecg_id": datasets.Value("int32"),
-            "patient_id": datasets.Value("int32"),
-            "age": datasets.Value("float32"),
-            "age_over_89": datasets.Value("bool"),
-            "sex": datasets.Value("string"),
-            "strat_fold": datasets.Value("int8"),
-            "signal": datasets.Array2D((12, samples), "int16"),
-            "report": datasets.Value("string"),
-            "scp_codes": {
-                "code": datasets.List(datasets.Value("string")),
-                "likelihood": datasets.List(datasets.Value("float32")),
-            },
-            "recording_date": datasets.Value("string"),
-            "device": datasets.Value("string"),
-            "validated_by_human": datasets.Value("bool"),
-            **{name: datasets.Value("float32") for name in FACTORS},
-        }
+        factors = {name: datasets.Value("float32") for name in FACTORS}
         return datasets.DatasetInfo(
             description=(
                 f"Synthetic 12-lead ECGs in microvolts at {self.config.sampling_rate:g} Hz, leads "
                 f"{', '.join(STANDARD_LEADS)}. Not recordings of people; not for medical use."
             ),
-            features=datasets.Features(features),
+            features=datasets.Features(ecg_features(samples) | factors),
             license="Apache-2.0",
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         patients = _patients(self.config.n_records, self.config.seed)
         rows = [(i, (person[0] - 1) % 10 + 1, *person) for i, person in enumerate(patients, start=1)]
-        folds = {"train": range(1, 9), "validation": (9,), "test": (10,)}
         return [
             datasets.SplitGenerator(split, gen_kwargs={"rows": [row for row in rows if row[1] in members]})
-            for split, members in folds.items()
+            for split, members in SPLIT_FOLDS.items()
         ]
 
     def _generate_examples(self, rows: list[tuple[int, int, int, int, str]]) -> Iterator[tuple[int, dict[str, Any]]]:

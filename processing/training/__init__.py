@@ -1,1 +1,1 @@
-"""What the training scripts share: pairs, tokenizers and the supervised loop."""
+"""What training scripts share: pairs, tokenizers, checkpoints, optimiser groups, the run, the supervised loop."""

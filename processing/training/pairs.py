@@ -1,21 +1,18 @@
-"""The data of pre-training: splits, batches of ECGs with their reports, and a tokenizer of the reports. No script to
-run."""
+"""The data of pre-training: splits, and batches of ECGs with their reports."""
 
 import numpy as np
 import torch
 from datasets import load_dataset
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerFast
 
-from modeling_merit.processing.augmentation import augment_ecg
-from modeling_merit.processing.data import PtbXl, SignalView, SyntheticEcg, normalize_report
-from modeling_merit.processing.resampling import resample
-from modeling_merit.processing.units import MICROVOLTS_PER_MILLIVOLT
+from ..augmentation import augment_ecg
+from ..data import PtbXl, SignalView, SyntheticEcg, normalize_report
+from ..resampling import resample
+from ..units import MICROVOLTS_PER_MILLIVOLT
 
 
 def load_split(args, split):
-    """One split of the data set that `--dataset`, `--data_dir` and `--sampling_rate` name."""
+    """Return one split of the data set that `--dataset`, `--data_dir` and `--sampling_rate` name."""
     if args.dataset == "ptb_xl":
         builder = PtbXl(config_name=f"{args.sampling_rate}hz", data_dir=args.data_dir)
     elif args.dataset == "synthetic":
@@ -27,7 +24,7 @@ def load_split(args, split):
 
 
 def load_tables(args):
-    """The training and validation tables; records without a report are left out when reports are aligned."""
+    """Return the training and validation tables; records without a report are left out when reports are aligned."""
     tables = []
     for split in ("train", "validation"):
         table = load_split(args, split)
@@ -40,6 +37,12 @@ def load_tables(args):
             )
         tables.append(table)
     return tables
+
+
+def read_signals(view, rows, sampling_rate, extractor):
+    """Return signals of a table in mV at the extractor's sampling rate: (rows, 12, samples) float32."""
+    signals = view.signals(rows).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
+    return resample(signals, sampling_rate, extractor.sampling_rate, extractor.resample_window)
 
 
 class EcgReportPairs(Dataset):
@@ -59,9 +62,7 @@ class EcgReportPairs(Dataset):
 
     def __getitems__(self, indices):
         extractor, args = self.processor.feature_extractor, self.args
-        signals = self.view.signals(indices).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
-        signals = resample(signals, args.sampling_rate, extractor.sampling_rate, extractor.resample_window)
-        mask = None
+        signals, mask = read_signals(self.view, indices, args.sampling_rate, extractor), None
         rate, crop = extractor.sampling_rate, args.crop_seconds
         if self.train and not args.no_augmentation:
             rng = np.random.default_rng([args.seed, self.epoch, indices[0]])
@@ -85,20 +86,4 @@ class EcgReportPairs(Dataset):
         return batch | {"input_ids": text["input_ids"], "attention_mask": text["attention_mask"]}
 
 
-def train_tokenizer(reports, vocab_size, max_length):
-    """A WordPiece tokenizer of the corpus, lower case without accents; equal reports give an equal tokenizer."""
-    normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=True)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-    # The trainer numbers the letters within words in the random order of a hash map, and breaks ties by these numbers.
-    letters = sorted(set("".join(map(normalizer.normalize_str, reports)).replace(" ", "")))
-    first = [*special, *(f"##{letter}" for letter in letters)]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(reports, trainers.WordPieceTrainer(vocab_size=vocab_size, special_tokens=first))
-    # Anew from its vocabulary: the trained one takes those letters for special tokens.
-    tokenizer = Tokenizer(models.WordPiece(tokenizer.get_vocab(), unk_token="[UNK]"))
-    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
-    ids = [(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
-    tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ids)
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **names)
+__all__ = ["EcgReportPairs", "load_split", "load_tables", "read_signals"]

@@ -1,4 +1,4 @@
-"""The data of report generation: splits, prompts with their answers, and batches of both. No script to run."""
+"""The data of report generation: splits, prompts with their answers, and batches of both."""
 
 import json
 import math
@@ -6,25 +6,20 @@ from functools import cache
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerFast
 
 from modeling_merit.configuration_merit import PROMPTS
-from modeling_merit.processing.benchmark.label_sets import load_statements
-from modeling_merit.processing.data import SignalView, normalize_report
-from modeling_merit.processing.metrics.statements import report_language
-from modeling_merit.processing.resampling import resample
-from modeling_merit.processing.units import MICROVOLTS_PER_MILLIVOLT
 
-from .pairs import load_split
-
-ECG_TOKEN = "<|ecg|>"
+from ..benchmark.label_sets import load_statements
+from ..data import SignalView, normalize_report
+from ..metrics.statements import report_language
+from .pairs import load_split, read_signals
+from .tokenizers import ECG_TOKEN
 
 
 def load_reports(args, split):
-    """One split of the data set, without the records that have no report."""
+    """Return one split of the data set, without the records that have no report."""
     table = load_split(args, split)
     table = table.select([row for row, report in enumerate(table["report"]) if normalize_report(report or "")])
     if not len(table):
@@ -33,14 +28,12 @@ def load_reports(args, split):
 
 
 def read_inputs(view, rows, sampling_rate, extractor):
-    """Signals of a table as `input_values`: (rows, 12, samples) float32."""
-    signals = view.signals(rows).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
-    signals = resample(signals, sampling_rate, extractor.sampling_rate, extractor.resample_window)
-    return torch.from_numpy(extractor.normalize(signals))
+    """Return signals of a table as `input_values`: (rows, 12, samples) float32."""
+    return torch.from_numpy(extractor.normalize(read_signals(view, rows, sampling_rate, extractor)))
 
 
 def make_examples(args, table):
-    """(rows of the ECGs, prompt, answer) of every task."""
+    """Return (rows of the ECGs, prompt, answer) of every example of every task."""
     examples, columns = [], table.select_columns(["ecg_id", "report", "scp_codes"]).to_dict()
     if "report" in args.tasks:
         for row, report in enumerate(columns["report"]):
@@ -71,7 +64,7 @@ def make_examples(args, table):
 
 
 class Answers(Dataset):
-    """Whole batches of prompts with their answers; ECGs as signals, or as the hidden states of a frozen tower."""
+    """Whole batches of prompts with their answers; ECGs as signals, or as the hidden states of a frozen encoder."""
 
     def __init__(self, args, table, processor, ecg_model=None):
         self.view, self.processor, self.rate = SignalView(table), processor, args.sampling_rate
@@ -116,7 +109,11 @@ class Answers(Dataset):
 
 
 class LengthBatches:
-    """Batches of answers of similar length, in an order that follows from seed and epoch alone."""
+    """Batches of answers of similar length, in an order that follows from seed and epoch alone.
+
+    Set `epoch` before each epoch. There is no `set_epoch`, for Accelerate would call it with a count of its own, which
+    starts at zero again in a resumed run.
+    """
 
     drop_last = False
 
@@ -141,14 +138,4 @@ class LengthBatches:
             yield batches[batch]
 
 
-def train_tokenizer(texts, vocab_size):
-    """A byte-level BPE tokenizer of the corpus."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special, alphabet = ["<|pad|>", "<|end|>", ECG_TOKEN], pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, initial_alphabet=alphabet)
-    )
-    names = {"pad_token": "<|pad|>", "eos_token": "<|end|>"}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **names)
+__all__ = ["Answers", "LengthBatches", "load_reports", "make_examples", "read_inputs"]

@@ -4,8 +4,9 @@ A network for several tasks has one output per class of each; a record outside a
 epoch is chosen by validation macro AUROC, averaged over the tasks; fold 10 is predicted once, at the end.
 """
 
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -31,9 +32,9 @@ class Schedule:
     Args:
         epochs (`int`), patience (`int`): At most so many; stop when so many in a row brought no better validation.
         batch_size (`int`): Records per process and step.
-        warmup_ratio (`float`): Share of the steps over which the learning rate rises, before it falls as a cosine.
-        crop_seconds (`float`): Length of the random pieces trained on; predictions are the mean over consecutive
-            pieces of this length.
+        warmup_ratio (`float`): Fraction of the steps over which the learning rate rises, before it falls as a cosine.
+        crop_seconds (`float`): Length of the random crops trained on; predictions are the mean over consecutive
+            crops of this length.
         gain_jitter, wander_mv, noise_mv, lead_dropout (`float`): See `augment_ecg`.
         max_grad_norm (`float`), seed (`int`).
     """
@@ -49,6 +50,11 @@ class Schedule:
     lead_dropout: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 0
+
+    @classmethod
+    def from_args(cls, args: Namespace) -> "Schedule":
+        """Return the schedule that the options of these names ask for; the others keep their defaults."""
+        return cls(**{field.name: getattr(args, field.name) for field in fields(cls) if hasattr(args, field.name)})
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class LabelledEcgs(Dataset):
         return len(self.rows)
 
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
-        """One batch: `input_values` (batch, leads, samples), or (batch, pieces, leads, samples) when not training."""
+        """One batch: `input_values` (batch, leads, samples), or (batch, crops, leads, samples) when not training."""
         plan = self.plan
         signals = self.view.signals(self.rows[indices]).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
         length = min(round(plan.crop_seconds * SAMPLING_RATE), signals.shape[-1])
@@ -199,9 +205,9 @@ def predict(
     model.eval()
     probabilities = np.full(ecgs.labels.shape, np.nan)
     for batch in loader:
-        pieces = batch["input_values"]
-        logits = model(input_values=pieces.flatten(0, 1), ecg_mask=None).logits.float()
-        mean = logits.sigmoid().unflatten(0, pieces.shape[:2]).mean(dim=1)
+        crops = batch["input_values"]
+        logits = model(input_values=crops.flatten(0, 1), ecg_mask=None).logits.float()
+        mean = logits.sigmoid().unflatten(0, crops.shape[:2]).mean(dim=1)
         index, mean = accelerator.gather((batch["index"], mean))  # may repeat records at the end, which does no harm
         probabilities[index.cpu().numpy()] = mean.cpu().numpy()
     return {name: probabilities[places][:, columns] for name, (places, columns) in ecgs.places.items()}
