@@ -158,7 +158,7 @@ def fill_missing(
         if policy == "raise":
             raise ValueError(
                 f"ECG {indices[index]}, lead {leads[lead]} holds {bad.sum()} NaN of {bad.size} samples. "
-                'Pass nan_policy="mask" to hide them from the model, or "interpolate" to bridge them.'
+                'Pass nan_policy="mask" to mask them in the model, or "interpolate" to bridge them.'
             )
     if invalid.all(axis=(1, 2)).any():
         raise ValueError(f"ECG {indices[int(invalid.all(axis=(1, 2)).argmax())]} holds no valid sample. Leave it out.")

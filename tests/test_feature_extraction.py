@@ -68,7 +68,7 @@ def test_a_record_carries_its_facts(extract):
     record = SimpleNamespace(signal=sine(500, leads=2), sampling_rate=500.0, leads=("II", "V1"))
     by_hand = extract(record.signal, sampling_rate=500, leads=["II", "V1"], units="mV")
     np.testing.assert_array_equal(extract(record)["input_values"], by_hand["input_values"])
-    extract(record, sampling_rate=500, leads=["ii", "v1"], units="mv")  # saying the same again is no contradiction
+    extract(record, sampling_rate=500, leads=["ii", "v1"], units="mv")  # saying the same again does not contradict
     for wrong in ({"sampling_rate": 100}, {"leads": ["V1", "II"]}, {"units": "uV"}):
         with pytest.raises(ValueError, match=f"is a record with {next(iter(wrong))}.*leave `{next(iter(wrong))}` out"):
             extract(record, **wrong)
@@ -373,15 +373,15 @@ def test_quality_flags():
     assert quality_of(make_ecg(leads=1), leads=["V5"])["limb_lead_swap"] is None
 
 
-def test_exchanged_arms_are_suspected():
+def test_limb_lead_reversal_is_suspected():
     beat = np.maximum(sine(100, frequency=1.3)[0], 0) ** 15
     ecg = np.outer([1.0, 1.2, 0.2, -1.1, 0.4, 0.7, -0.8, -0.4, 0.2, 0.9, 1.3, 1.1], beat)
     assert quality_of(ecg)["limb_lead_swap"] is False
-    exchanged = ecg.copy()
-    exchanged[0], exchanged[1], exchanged[2] = -ecg[0], ecg[2], ecg[1]
-    exchanged[3], exchanged[4] = ecg[4], ecg[3]
-    assert quality_of(exchanged)["limb_lead_swap"] is True
-    assert quality_of(exchanged[:2] + 0.001, leads=["I", "II"])["limb_lead_swap"] is True
+    reversed_leads = ecg.copy()
+    reversed_leads[0], reversed_leads[1], reversed_leads[2] = -ecg[0], ecg[2], ecg[1]
+    reversed_leads[3], reversed_leads[4] = ecg[4], ecg[3]
+    assert quality_of(reversed_leads)["limb_lead_swap"] is True
+    assert quality_of(reversed_leads[:2] + 0.001, leads=["I", "II"])["limb_lead_swap"] is True
     assert quality_of(ecg[:2], leads=["I", "II"])["limb_lead_swap"] is False
 
 
@@ -411,11 +411,11 @@ def test_quality_on_ptb_xl(ptb_xl_dir):
     residuals = np.array([quality["einthoven_residual_mv"] for quality in out["quality"]])
     assert np.median(residuals) <= 0.0021 and (residuals > 0.05).mean() < 0.005
     assert np.mean([quality["limb_lead_swap"] for quality in out["quality"]]) < 0.02
-    exchanged = digital[:, [0, 2, 1, 4, 3, *range(5, 12)]].copy()
-    exchanged[:, 0] *= -1
+    reversed_leads = digital[:, [0, 2, 1, 4, 3, *range(5, 12)]].copy()
+    reversed_leads[:, 0] *= -1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        out = MeritFeatureExtractor()(exchanged, sampling_rate=100, leads=LEADS, units="uV", return_quality=True)
+        out = MeritFeatureExtractor()(reversed_leads, sampling_rate=100, leads=LEADS, units="uV", return_quality=True)
     assert np.mean([quality["limb_lead_swap"] for quality in out["quality"]]) > 0.8
 
 

@@ -34,7 +34,7 @@ import sys
 from modeling_merit import MeritEcgModel, MeritForPreTraining, MeritProcessor
 MeritForPreTraining.from_pretrained(sys.argv[1]).push_to_hub("merit-ecg")
 MeritProcessor.from_pretrained(sys.argv[1]).push_to_hub("merit-ecg")
-MeritEcgModel.from_pretrained(sys.argv[1]).push_to_hub("merit-tower")
+MeritEcgModel.from_pretrained(sys.argv[1]).push_to_hub("merit-encoder")
 """
 # Arguments: a file of ECGs, a file for the result, and where to load from.
 LOAD = """
@@ -48,7 +48,7 @@ ecgs, leads, result = load_file(sys.argv[1])["ecgs"], sys.argv[2].split(), {}
 for source in sys.argv[4:]:
     options = {"trust_remote_code": True}
     facts = {"sampling_rate": 100, "leads": leads, "units": "mV", "return_tensors": "pt"}
-    if not source.endswith("tower"):
+    if not source.endswith("encoder"):
         inputs = AutoProcessor.from_pretrained(source, **options)(
             list(ecgs.numpy()), ["sinus rhythm", "atrial fibrillation"], **facts
         )
@@ -78,12 +78,12 @@ def model() -> MeritForPreTraining:
 
 @pytest.fixture(scope="module")
 def folders(model, tiny_tokenizer, tmp_path_factory) -> dict[str, Path]:
-    """A pre-training checkpoint with its processor, as `examples/pretrain.py` saves it, and a tower."""
+    """A pre-training checkpoint with its processor, as `examples/pretrain.py` saves it, and an ECG encoder."""
     folder = tmp_path_factory.mktemp("saved")
     model.save_pretrained(folder / "merit-ecg")
     MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder / "merit-ecg")
-    model.merit.ecg_model.save_pretrained(folder / "merit-tower")
-    return {"merit-ecg": folder / "merit-ecg", "merit-tower": folder / "merit-tower"}
+    model.merit.ecg_model.save_pretrained(folder / "merit-encoder")
+    return {"merit-ecg": folder / "merit-ecg", "merit-encoder": folder / "merit-encoder"}
 
 
 def run(script: str, environment: dict[str, str], *arguments: str | Path) -> None:
@@ -190,7 +190,7 @@ def test_push_and_load_without_the_package(model, folders, tmp_path):
         files = set(hub.files("me/merit-ecg"))
         assert {"config.json", "model.safetensors", "modeling_merit.py", "objective_merit.py"} <= files
         assert {"processing_merit.py", "feature_extraction_merit.py", "tokenizer.json"} <= files
-        sources = ["me/merit-ecg", "me/merit-tower", folders["merit-ecg"], folders["merit-tower"]]
+        sources = ["me/merit-ecg", "me/merit-encoder", folders["merit-ecg"], folders["merit-encoder"]]
         arguments = [tmp_path / "ecgs.safetensors", " ".join(LEADS), tmp_path / "result.safetensors", *sources]
         run(LOAD, hub.environment(tmp_path / "loader"), *arguments)
         assert any("me/merit-ecg/resolve" in request for request in hub.requests)

@@ -105,8 +105,8 @@ def test_parts_load_from_other_checkpoints(pre_training, tmp_path):
     classifier = build(MeritForEcgClassification, ecg_config(), seed=3)
     classifier.save_pretrained(tmp_path / "classifier")
     assert_same_weights(MeritEcgModel.from_pretrained(tmp_path / "classifier"), classifier.ecg_model)
-    classifier.ecg_model.save_pretrained(tmp_path / "tower")
-    assert_same_weights(MeritForEcgClassification.from_pretrained(tmp_path / "tower").ecg_model, classifier.ecg_model)
+    classifier.ecg_model.save_pretrained(tmp_path / "alone")
+    assert_same_weights(MeritForEcgClassification.from_pretrained(tmp_path / "alone").ecg_model, classifier.ecg_model)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_incomplete_checkpoints_are_refused(pre_training, tmp_path, model_class,
         model_class.from_pretrained(tmp_path)
 
 
-def test_ecg_tower_alone_is_no_dual_encoder(tmp_path):
+def test_an_ecg_encoder_alone_is_not_a_dual_encoder(tmp_path):
     build(MeritEcgModel, ecg_config()).save_pretrained(tmp_path)
     with pytest.raises(OSError, match="hold all weights of MeritModel"):
         MeritModel.from_pretrained(tmp_path, config=merit_config())
@@ -141,13 +141,13 @@ def test_a_new_decoder_may_be_trained(pre_training, tmp_path):
 
 @pytest.mark.parametrize("how", [lambda model, folder: model, lambda model, folder: str(folder)])
 @pytest.mark.parametrize("model_type", TEXT_MODELS)
-def test_towers_are_joined(model_type, how, tmp_path):
+def test_encoders_are_joined(model_type, how, tmp_path):
     ecg = build(MeritEcgModel, ecg_config())
     text = build(AutoModel.from_config, AutoConfig.for_model(model_type, **TEXT_MODELS[model_type]))
     ecg.save_pretrained(tmp_path / "ecg")
     text.save_pretrained(tmp_path / "text")
-    towers = how(ecg, tmp_path / "ecg"), how(text, tmp_path / "text")
-    model = MeritModel.from_ecg_text_pretrained(*towers, projection_dim=8).eval()
+    encoders = how(ecg, tmp_path / "ecg"), how(text, tmp_path / "text")
+    model = MeritModel.from_ecg_text_pretrained(*encoders, projection_dim=8).eval()
     assert (model.config.projection_dim, model.config.text_config.model_type) == (8, model_type)
     assert_same_weights(model.ecg_model, ecg)
     output = model(ecgs(), **TEXT)
@@ -158,7 +158,7 @@ def test_towers_are_joined(model_type, how, tmp_path):
     assert_same_weights(MeritModel.from_pretrained(tmp_path / "joined"), model)
 
 
-def test_towers_are_joined_for_pre_training():
+def test_encoders_are_joined_for_pre_training():
     ecg = build(MeritEcgModel, ecg_config())
     text = build(AutoModel.from_config, AutoConfig.for_model("bert", **TEXT_MODELS["bert"]))
     model = MeritForPreTraining.from_ecg_text_pretrained(ecg, text, mask_ratio=0.5)
