@@ -71,11 +71,11 @@ def test_coverage(metric, prevalence, classes, lowest):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "metric, prevalence, classes, measured",
-    [("macro_auroc", 0.2, 1, 0.95), ("macro_auprc", 0.2, 1, 0.945), ("macro_auroc", 0.02, 6, 0.9)]
-    + [("macro_auprc", 0.02, 6, 0.86)],
+    [("macro_auroc", 0.2, 1, 0.94), ("macro_auprc", 0.2, 1, 0.94), ("macro_auroc", 0.02, 6, 0.93)]
+    + [("macro_auprc", 0.02, 6, 0.85)],
 )
 def test_coverage_as_stated(metric, prevalence, classes, measured):
-    assert _coverage(metric, prevalence, classes, 600, n_resamples=500) == pytest.approx(measured, abs=0.03)
+    assert _coverage(metric, prevalence, classes, repetitions=400) == pytest.approx(measured, abs=0.03)
 
 
 def test_a_positive_drawn_twice_does_not_move_the_interval_off_the_value():
