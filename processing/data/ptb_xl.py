@@ -58,12 +58,12 @@ class PtbXlConfig(datasets.BuilderConfig):
 
     @property
     def file_column(self) -> str:
-        """The column of the table with the record's path at this sampling rate."""
+        """Return the column of the table with the record's path at this sampling rate."""
         return "filename_lr" if self.sampling_rate == 100 else "filename_hr"
 
 
 def ecg_features(samples: int) -> datasets.Features:
-    """The columns every ECG builder of this package yields, for records of `samples` samples per lead.
+    """Return the columns every ECG builder of this package yields, for records of `samples` samples per lead.
 
     `signal` is in µV, its 12 rows are in the order of `STANDARD_LEADS`.
 
@@ -155,7 +155,7 @@ class PtbXl(datasets.GeneratorBasedBuilder):
 
     @property
     def skipped_records(self) -> dict[int, str]:
-        """The records left out of the prepared dataset, as `ecg_id` to reason; empty unless `on_error="skip"`."""
+        """Return the records left out of the prepared dataset, as `ecg_id` to reason; empty unless `on_error="skip"`."""
         path = Path(self._output_dir or self.cache_dir) / SKIPPED
         if not path.exists():
             return {}
@@ -251,7 +251,7 @@ class PtbXl(datasets.GeneratorBasedBuilder):
 
 
 def present_ecg_ids(data_dir: str | Path, config_name: str = "100hz") -> list[int]:
-    """The ids of the records whose header is in a possibly incomplete PTB-XL folder, for `PtbXl(ecg_ids=...)`.
+    """Return the ids of the records whose header is in a possibly incomplete PTB-XL folder, for `PtbXl(ecg_ids=...)`.
 
     Args:
         data_dir (`str` or `Path`): The folder with `ptbxl_database.csv`.
@@ -268,7 +268,7 @@ def present_ecg_ids(data_dir: str | Path, config_name: str = "100hz") -> list[in
 
 
 def _text(cell: str | float) -> str | None:
-    """The text of a cell as recorded; None when it is blank (" ", or NaN from pandas)."""
+    """Return the text of a cell as recorded; None when it is blank (" ", or NaN from pandas)."""
     return cell if isinstance(cell, str) and cell.strip() else None
 
 

@@ -72,11 +72,11 @@ class SignalView(torch.utils.data.Dataset):
         return len(self._chunk)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, str]:
-        """The signal of one record (a read-only array of `shape`, not a copy) and its report."""
+        """Return the signal of one record (a read-only array of `shape`, not a copy) and its report."""
         return self._chunks[self._chunk[index]][self._place[index]], self.reports[index]
 
     def signals(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The signals of several records, copied into one new array.
+        """Return the signals of several records, copied into one new array.
 
         Args:
             indices (sequence of `int`): Row numbers, in any order; negative ones count from the end.
@@ -96,7 +96,7 @@ class SignalView(torch.utils.data.Dataset):
 
 
 def _as_numpy(chunk, shape: tuple[int, int], column: str) -> np.ndarray:
-    """One Arrow chunk of an Array2D column as (rows, *shape), without a copy."""
+    """Return one Arrow chunk of an Array2D column as (rows, *shape), without a copy."""
     flat = chunk.storage.flatten().flatten()
     if chunk.null_count or len(flat) != len(chunk) * shape[0] * shape[1]:
         raise ValueError(

@@ -376,8 +376,8 @@ def _turn_to_axis(area: np.ndarray, axis: float) -> float:
     a_vf = 2 / np.sqrt(3) * (LEAD_VECTORS[1] - LEAD_VECTORS[0] / 2)
     along, across = cos * LEAD_VECTORS[0] + sin * a_vf, sin * LEAD_VECTORS[0] - cos * a_vf
     a, b = across[:2] @ area[:2], across[1] * area[0] - across[0] * area[1]
-    spread = np.arccos(np.clip(-across[2] * area[2] / np.hypot(a, b), -1, 1))
-    roots = np.arctan2(b, a) + np.array([spread, -spread])
+    half_width = np.arccos(np.clip(-across[2] * area[2] / np.hypot(a, b), -1, 1))
+    roots = np.arctan2(b, a) + np.array([half_width, -half_width])
     return max(roots, key=lambda root: along @ _rotation(root) @ area)
 
 
