@@ -1,18 +1,23 @@
 """Packaging of merit-ecg. The folder `processing/` is imported as `modeling_merit.processing`."""
 
+import re
 from pathlib import Path
 
 from setuptools import setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "modeling_merit/__init__.py").read_text("utf-8"), re.M)[1]
 
 PACKAGES = ("readers", "writers", "data", "metrics", "benchmark", "probing", "training")
 
 EXTRAS = {
     "plot": ["matplotlib>=3.8,<4"],
-    "formats": ["pydicom>=3,<4", "edfio>=0.4,<1", "defusedxml>=0.7,<1", "h5py>=3.10,<4", "soundfile>=0.12,<1"],
+    "formats": ["pydicom>=3,<4", "edfio>=0.4,<1", "defusedxml>=0.7,<1", "h5py>=3.11,<4", "soundfile>=0.12,<1"],
     "generation": ["peft>=0.19,<1", "rouge-score>=0.1.2,<1", "nltk>=3.9,<4"],
     "trackers": ["tensorboard>=2.16,<3"],
     "space": ["gradio>=6,<7"],
 }
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"]
 EXTRAS["dev"] = [
     *(requirement for requirements in EXTRAS.values() for requirement in requirements),
     "pytest>=8,<10",
@@ -21,15 +26,41 @@ EXTRAS["dev"] = [
     "hypothesis>=6.100,<7",
     "ruff>=0.12,<1",
     "mypy>=1.15,<3",
+    "pre-commit>=4,<5",
+    *DOCS,
 ]
+EXTRAS["docs"] = DOCS
 
 setup(
     name="merit-ecg",
-    version="0.1.0",
+    version=VERSION,
     description="MERIT: ECG-text foundation models for the Hugging Face Hub",
-    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    author="The merit-ecg authors",
+    maintainer="The merit-ecg authors",
+    keywords=[
+        "electrocardiogram",
+        "ECG",
+        "foundation model",
+        "multimodal",
+        "contrastive learning",
+        "masked modelling",
+    ],
+    project_urls={"Paper": "https://arxiv.org/abs/2605.27583", "Data": "https://physionet.org/content/ptb-xl/1.0.3/"},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Intended Audience :: Healthcare Industry",
+        "Operating System :: OS Independent",
+        "Programming Language :: Python :: 3",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(11, 15)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+        "Typing :: Typed",
+    ],
     packages=[
         "modeling_merit",
         "modeling_merit.processing",
@@ -45,7 +76,7 @@ setup(
         "modeling_merit.processing.benchmark": ["*.json"],
         "modeling_merit.processing.metrics": ["*.json", "*/*.py"],
     },
-    python_requires=">=3.10",
+    python_requires=">=3.11",
     install_requires=[
         "torch>=2.7,<3",
         "transformers>=5.23,<6",
