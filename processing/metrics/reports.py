@@ -20,6 +20,9 @@ MAX_ORDER = 4
 CIDER_SIGMA = 6.0
 ROUGE_TYPES = ("rouge1", "rouge2", "rougeL")
 
+Statistics = Mapping[str, np.ndarray]  # of `report_statistics`, by name; a row per report
+PatientIds = Sequence | np.ndarray | None
+
 
 def report_words(text: str) -> list[str]:
     """Return the words of a normalised report, without punctuation.
@@ -66,7 +69,7 @@ def report_statistics(
     return statistics
 
 
-def report_metrics(statistics: Mapping[str, np.ndarray], weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
+def report_metrics(statistics: Statistics, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Return the metrics of a set of reports, or of resamples of it.
 
     `bleu_1` to `bleu_4` are corpus BLEU (Papineni et al., 2002), without smoothing; `rouge1`, `rouge2`, `rougeL` mean
@@ -118,10 +121,7 @@ def report_metrics(statistics: Mapping[str, np.ndarray], weights: np.ndarray | N
 
 
 def report_intervals(
-    statistics: Mapping[str, np.ndarray],
-    patient_ids: Sequence | np.ndarray | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
+    statistics: Statistics, patient_ids: PatientIds = None, n_resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
     """Return every metric with its 95 % bootstrap interval; patients are drawn, or reports where no ids are given."""
     values, resampled = _resample(statistics, patient_ids, n_resamples, seed)
@@ -133,9 +133,9 @@ def report_intervals(
 
 
 def compare_reports(
-    statistics_a: Mapping[str, np.ndarray],
-    statistics_b: Mapping[str, np.ndarray],
-    patient_ids: Sequence | np.ndarray | None = None,
+    statistics_a: Statistics,
+    statistics_b: Statistics,
+    patient_ids: PatientIds = None,
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Comparison]:
@@ -156,7 +156,7 @@ def _bounds(name: str) -> tuple[float, float]:
 
 
 def _resample(
-    statistics: Mapping[str, np.ndarray], patient_ids, n_resamples: int, seed: int
+    statistics: Statistics, patient_ids: PatientIds, n_resamples: int, seed: int
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     reports = len(statistics["empty"])
     patient_ids = np.arange(reports) if patient_ids is None else patient_ids
