@@ -241,7 +241,7 @@ class MeritConfig(PreTrainedConfig):
 
         Args:
             size (`str`): `"tiny"` (for a CPU, and the shipped weights), `"small"` or `"base"`.
-            fields: Other fields of [`MeritConfig`], which win over those of the size. A `dict` for
+            fields: Other fields of [`MeritConfig`], which replace those of the size. A `dict` for
                 `ecg_config` or `text_config` changes single fields; one that holds `model_type` is taken as a whole.
 
         Raises:

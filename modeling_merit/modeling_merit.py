@@ -2,7 +2,7 @@
 
 Independent implementation of the idea of "Information-theoretic Multimodal Representation Learning for
 Electrocardiogram Signals" (arXiv:2605.27583). Masked modelling follows masked autoencoders (He et al., 2022),
-alignment follows CLIP (Radford et al., 2021); `objective_merit.py` says what they bound. The decoder never sees text
+alignment follows CLIP (Radford et al., 2021); `objective_merit.py` gives the bounds. The decoder never sees text
 and no attention goes from text to the ECG.
 """
 
@@ -90,7 +90,7 @@ class MeritForPreTrainingOutput(ModelOutput):
         text_information (`torch.FloatTensor`): `log B - contrastive_loss`, a lower bound in nats on I(Z;T).
         reconstruction (`torch.FloatTensor` of shape `(batch, tokens, patch_length)`): Standardised patches as
             predicted.
-        masked_patches (`torch.BoolTensor` of shape `(batch, tokens)`): Patches that were masked.
+        masked_patches (`torch.BoolTensor` of shape `(batch, tokens)`): True at masked patches.
         ecg_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): Unit vectors.
         text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): Unit vectors.
     """
@@ -477,8 +477,8 @@ class MeritEcgModel(MeritPreTrainedModel):
     ) -> torch.Tensor:
         """Return (batch, leads, hidden_size): the mean over time of the vectors of each lead of `forward`'s inputs.
 
-        Twelve times the numbers of the pooled feature, which is the mean over leads too, but they tell what was seen
-        where. A lead without a valid patch is zero.
+        It has as many times the values of the pooled feature, the mean over leads too, as there are leads, and tells
+        them apart. A lead without a valid patch is zero.
         """
         output, shape = self(input_values, ecg_mask, **kwargs), (len(self.config.leads), -1)
         mask = None if output.token_mask is None else output.token_mask.unflatten(1, shape)
@@ -715,7 +715,7 @@ class MeritForEcgClassification(MeritPreTrainedModel):
         r"""
         Args:
             input_values, ecg_mask: ECGs, as [`MeritEcgModel`] takes them.
-            labels (`torch.Tensor` of shape `(batch, num_labels)` or `(batch,)`, *optional*): As `problem_type` says.
+            labels (`torch.Tensor` of shape `(batch, num_labels)` or `(batch,)`, *optional*): As `problem_type` asks.
 
         Raises:
             ValueError: If labels are given and `problem_type` is neither of the two.

@@ -25,7 +25,7 @@ class MeritMlpProjector(nn.Module):
         ecg_size, text_size = config.ecg_config.hidden_size, config.text_config.hidden_size
         self.num_leads = len(config.ecg_config.leads)
         self.spans = config.num_ecg_tokens // self.num_leads
-        self.absent = nn.Parameter(torch.zeros(ecg_size))  # stands for a span in which nothing was recorded
+        self.absent = nn.Parameter(torch.zeros(ecg_size))  # used for a span in which nothing was recorded
         self.fc1 = nn.Linear(ecg_size, text_size)
         self.act = ACT2FN[config.projector_hidden_act]
         self.fc2 = nn.Linear(text_size, text_size)

@@ -1,15 +1,14 @@
 """The MERIT objective: masked ECG modelling and contrastive alignment, each a lower bound on mutual information.
 
 With X the ECG, T its report and Z the representation, which depends on the data through X alone, the objective
-`α I(Z;X) + β I(Z;T)` equals `(α + β) I(Z;T) + α I(Z;X|T)`: what the report says, plus what only the signal holds.
-Both terms have tractable bounds:
+`α I(Z;X) + β I(Z;T)` equals `(α + β) I(Z;T) + α I(Z;X|T)`: the information of the report, plus
+what only the signal holds. Both terms have tractable bounds:
 
 * masked modelling (Barber and Agakov, 2003, on random patches): `H(X_M) + E log q(X_M | Z_V) ≤ I(Z_V; X_M)`; for a
   Gaussian decoder the bound is `-MSE / 2σ²` up to a constant;
 * contrastive alignment (InfoNCE, van den Oord et al., 2018): `log B - L_nce ≤ I(Z;T)`, never above log B.
 
-The loss is `reconstruction_weight · MSE + contrastive_weight · L_nce`. All functions here are free of
-weights.
+The loss is `reconstruction_weight · MSE + contrastive_weight · L_nce`. All functions here are free of weights.
 """
 
 import torch

@@ -1,6 +1,6 @@
 """Processor of MERIT: ECGs (arrays, records or files) and text become the inputs of the model.
 
-This file travels to the Hub beside the weights, so it imports only siblings; the readers of ECG files stay in the
+This file is copied to the Hub beside the weights, so it imports only siblings; the readers of ECG files stay in the
 package `merit-ecg` and are looked for when a path is passed.
 """
 
@@ -109,8 +109,8 @@ class MeritProcessor(ProcessorMixin):
             sampling_rate, leads, units, nan_policy, return_quality:
                 Passed to [`MeritFeatureExtractor.__call__`]. With paths, the first three are for files that lack them.
             truncation (`bool`, *optional*):
-                Whether to cut what is too long: texts by default, ECGs as the feature extractor says by default. Here
-                for both; in `audio_kwargs` or `text_kwargs` for one of them.
+                Whether to cut what is too long: by default texts are cut, and ECGs if the feature extractor is set to.
+                As an argument for both; in `audio_kwargs` or `text_kwargs` for one of them.
             padding (`bool` or `str`, *optional*, defaults to `True`): Padding of the text.
             max_length (`int`, *optional*): Tokens to truncate the text to; the limit of the tokenizer by default.
             text_kwargs, audio_kwargs (`dict`, *optional*):
@@ -141,7 +141,7 @@ class MeritProcessor(ProcessorMixin):
         return None, text, None, audio
 
     def validate_inputs(self, text: list[str] | None = None, audio: list[Any] | None = None, **kwargs: Any) -> None:  # type: ignore[override]
-        """Raise an error that says what is wrong with the texts, their placeholders, or the names of arguments."""
+        """Raise an error that names the wrong text, number of placeholders, or argument."""
         arguments = self.valid_processor_kwargs.__annotations__
         known = {*arguments, *arguments["text_kwargs"].__annotations__, *arguments["audio_kwargs"].__annotations__}
         if unknown := [name for name, value in kwargs.items() if name not in known and value is not None]:
@@ -163,12 +163,12 @@ class MeritProcessor(ProcessorMixin):
         super().validate_inputs(text=text, audio=audio)
 
     def _process_audio(self, audio: Any, **kwargs: Any) -> tuple[BatchFeature, list[str]]:
-        """Return what the feature extractor says of the ECGs, files among them read first, and their placeholders."""
+        """Return the output of the feature extractor, for which files are read first, and the placeholders."""
         is_path = [isinstance(item, (str, PathLike)) for item in audio]
-        facts = {name: kwargs.get(name) for name in ("sampling_rate", "leads", "units")}
-        ecgs = [_read(item, **facts) if path else item for item, path in zip(audio, is_path)]
+        metadata = {name: kwargs.get(name) for name in ("sampling_rate", "leads", "units")}
+        ecgs = [_read(item, **metadata) if path else item for item, path in zip(audio, is_path)]
         if all(is_path):  # records carry their own
-            kwargs = {name: value for name, value in kwargs.items() if name not in facts}
+            kwargs = {name: value for name, value in kwargs.items() if name not in metadata}
         return super()._process_audio(ecgs, **kwargs)
 
     def replace_audio_token(self, audio_inputs: dict, audio_idx: int, **kwargs: Any) -> str:
@@ -219,8 +219,8 @@ class MeritProcessor(ProcessorMixin):
         return inputs if return_dict else inputs["input_ids"]
 
 
-def _read(path: str | PathLike, **facts: Any) -> Any:
-    """Read an ECG file with the readers of the package, which do not travel to the Hub."""
+def _read(path: str | PathLike, **metadata: Any) -> Any:
+    """Read an ECG file with the readers of the package, which are not copied to the Hub."""
     try:
         readers = import_module("modeling_merit.processing.readers")
     except ModuleNotFoundError as error:
@@ -230,7 +230,7 @@ def _read(path: str | PathLike, **facts: Any) -> Any:
             f"Reading {str(path)!r} needs the package merit-ecg: pip install merit-ecg. Or pass the signal as "
             "an array with `sampling_rate`, `leads` and `units`."
         ) from error
-    return readers.read_ecg(path, **facts)
+    return readers.read_ecg(path, **metadata)
 
 
 __all__ = ["MeritProcessor"]

@@ -22,7 +22,7 @@ from modeling_merit import (
 )
 
 ENCODER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-VOCABULARY, ECG, PLACES = 60, 60, 12
+VOCABULARY, ECG, PLACEHOLDERS = 60, 60, 12
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128}
 FAMILIES = {
     "llama": {"intermediate_size": 32, "tie_word_embeddings": True},
@@ -43,13 +43,13 @@ def language_model(family: str):
 def build(family: str = "llama", **fields) -> MeritForConditionalGeneration:
     torch.manual_seed(0)
     encoder = MeritEcgModel(MeritEcgConfig(**ENCODER, initializer_range=0.3))
-    fields = {"num_ecg_tokens": PLACES, "ecg_token_id": ECG, "initializer_range": 0.3, **fields}
+    fields = {"num_ecg_tokens": PLACEHOLDERS, "ecg_token_id": ECG, "initializer_range": 0.3, **fields}
     return MeritForConditionalGeneration.from_ecg_text_pretrained(encoder, language_model(family), **fields)
 
 
 def prompt(*parts) -> list[int]:
-    """Numbers are tokens, "ecg" is the places of one ECG."""
-    return [token for part in parts for token in ([ECG] * PLACES if part == "ecg" else [part])]
+    """Numbers are tokens, "ecg" is the placeholders of one ECG."""
+    return [token for part in parts for token in ([ECG] * PLACEHOLDERS if part == "ecg" else [part])]
 
 
 def left_pad(prompts: list[list[int]]) -> dict[str, torch.Tensor]:
@@ -104,7 +104,7 @@ def test_sampling_is_repeatable_and_varies(ecgs):
     drawn = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        drawn.append(model.generate(**inputs, input_values=ecgs[:1], **options)[:, PLACES + 1 :].tolist())
+        drawn.append(model.generate(**inputs, input_values=ecgs[:1], **options)[:, PLACEHOLDERS + 1 :].tolist())
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(map(tuple, drawn[0]))) > 4
 
@@ -124,7 +124,7 @@ def test_the_placeholder_is_never_written(ecgs):
     model = build("llama", ecg_token_id=7)
     model.language_model.lm_head.weight = torch.nn.Parameter(torch.zeros(VOCABULARY, 16))
     model.language_model.lm_head.bias = torch.nn.Parameter(torch.eye(VOCABULARY)[7] * 9)  # prefers the placeholder
-    ids = torch.tensor([[7] * PLACES + [5]])
+    ids = torch.tensor([[7] * PLACEHOLDERS + [5]])
     assert model(ids, input_values=ecgs[:1]).logits[0, -1].argmax() == 7
     assert 7 not in model.generate(ids, input_values=ecgs[:1], **GREEDY)[0, -6:].tolist()
 
@@ -163,7 +163,7 @@ def test_mlp_projector_sees_means_over_spans_of_a_lead():
 @pytest.mark.parametrize("projector", ["mlp", "perceiver"])
 def test_any_duration_gives_the_same_number_of_vectors(projector, seconds):
     features = build(projector_type=projector).get_ecg_features(torch.randn(2, 12, round(seconds * 100)))
-    assert features.shape == (2, PLACES, 16)
+    assert features.shape == (2, PLACEHOLDERS, 16)
     assert features.std() > 0.05
 
 
@@ -176,9 +176,9 @@ def test_hidden_states_of_a_frozen_encoder_replace_the_signal(ecgs):
 
 def test_loss_is_that_of_the_answer(ecgs):
     model, ids = build("gpt2"), torch.tensor([prompt("ecg", 5, 20, 21, 2)])
-    labels = torch.where(torch.arange(ids.shape[1]) > PLACES, ids, -100)
+    labels = torch.where(torch.arange(ids.shape[1]) > PLACEHOLDERS, ids, -100)
     output = model(ids, input_values=ecgs[:1], labels=labels)
-    by_hand = torch.nn.functional.cross_entropy(output.logits[0, PLACES:-1], ids[0, PLACES + 1 :])
+    by_hand = torch.nn.functional.cross_entropy(output.logits[0, PLACEHOLDERS:-1], ids[0, PLACEHOLDERS + 1 :])
     assert output.loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
     output.loss.backward()
     assert all(layer.weight.grad.abs().sum() > 0 for layer in (model.projector.fc1, model.projector.fc2))
@@ -239,13 +239,13 @@ def test_lora_saves_adapter_and_projector_alone(family, ecgs, tmp_path):
 def test_processor_to_streamed_text(tiny_tokenizer, capsys, ecgs):
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
-    processor = MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=PLACES)
+    processor = MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=PLACEHOLDERS)
     encoder = MeritEcgModel(MeritEcgConfig(**ENCODER))
     text = AutoModelForCausalLM.from_config(
         AutoConfig.for_model("gpt2", vocab_size=104, bos_token_id=None, eos_token_id=None, **SIZES)
     )
     model = MeritForConditionalGeneration.from_ecg_text_pretrained(
-        encoder, text, num_ecg_tokens=PLACES, ecg_token_id=processor.audio_token_id
+        encoder, text, num_ecg_tokens=PLACEHOLDERS, ecg_token_id=processor.audio_token_id
     )
     names = {"sampling_rate": 100, "leads": model.config.ecg_config.leads, "units": "mV"}
     inputs = processor(ecgs[0].numpy(), "<|ecg|> sinus", **names, return_tensors="pt")
@@ -271,7 +271,7 @@ def test_prompts_and_ecgs_must_fit(ids, count, message, ecgs):
         model.generate(torch.tensor([ids]), input_values=ecgs[:count] if count else None, **GREEDY)
 
 
-def test_places_shared_wrongly_between_prompts_are_found(ecgs):
+def test_placeholders_divided_wrongly_between_prompts_are_found(ecgs):
     ids = torch.tensor([[5] * 2 + [ECG] * 11, [ECG] * 13])
     with pytest.raises(ValueError, match=r"got \[11, 13\]"):
         build()(ids, input_values=ecgs[:2])
@@ -279,10 +279,12 @@ def test_places_shared_wrongly_between_prompts_are_found(ecgs):
 
 def test_limits_of_length(ecgs):
     model, ids = build(max_generated_tokens=8), torch.tensor([prompt("ecg", 5)])
-    assert model.generate(ids, input_values=ecgs[:1], max_new_tokens=8, min_new_tokens=8).shape[1] == PLACES + 1 + 8
-    for wish in ({"max_new_tokens": 9}, {"max_length": PLACES + 1 + 9}):
+    assert (
+        model.generate(ids, input_values=ecgs[:1], max_new_tokens=8, min_new_tokens=8).shape[1] == PLACEHOLDERS + 1 + 8
+    )
+    for limit in ({"max_new_tokens": 9}, {"max_length": PLACEHOLDERS + 1 + 9}):
         with pytest.raises(ValueError, match="at most 8 new tokens"):
-            model.generate(ids, input_values=ecgs[:1], **wish)
+            model.generate(ids, input_values=ecgs[:1], **limit)
     model = build(max_generated_tokens=500)
     with pytest.raises(ValueError, match="128 in all, got a prompt of 13 tokens and 120 new ones"):
         model.generate(ids, input_values=ecgs[:1], max_new_tokens=120)

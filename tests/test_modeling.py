@@ -44,7 +44,7 @@ def test_shapes_and_pooling(ecg_model):
     assert output.last_hidden_state.std() > 0.1
 
 
-def test_lead_features_are_the_mean_over_time_of_real_patches(ecg_model):
+def test_lead_features_are_the_mean_over_time_of_valid_patches(ecg_model):
     values = ecgs()
     features = ecg_model.get_lead_features(values)
     assert features.shape == (2, 12, 16) and close(features.mean(dim=1), ecg_model(values).pooler_output)
@@ -115,10 +115,10 @@ def test_leads_are_known_by_name(ecg_model):
     extractor = MeritFeatureExtractor()
     order = np.random.default_rng(0).permutation(12)
     signal = ecgs(1)[0].numpy()
-    facts = {"sampling_rate": 100, "units": "mV", "return_tensors": "pt"}
-    inputs = extractor(signal, leads=LEADS, **facts)
-    shuffled = extractor(signal[order], leads=[LEADS[i] for i in order], **facts)
-    mistaken = extractor(signal[order], leads=LEADS, **facts)
+    metadata = {"sampling_rate": 100, "units": "mV", "return_tensors": "pt"}
+    inputs = extractor(signal, leads=LEADS, **metadata)
+    shuffled = extractor(signal[order], leads=[LEADS[i] for i in order], **metadata)
+    mistaken = extractor(signal[order], leads=LEADS, **metadata)
     expected = ecg_model(**inputs).pooler_output
     assert torch.equal(ecg_model(**shuffled).pooler_output, expected)
     assert (ecg_model(**mistaken).pooler_output - expected).abs().max() > 1e-3
@@ -190,8 +190,8 @@ def test_eager_attention_equals_sdpa(masked):
     ]
     mask = mask_of(["I", "V3"], 500) if masked else None
     eager, sdpa = (model(ecgs(), mask) for model in models)
-    real = slice(None) if eager.token_mask is None else eager.token_mask
-    assert close(eager.last_hidden_state[real], sdpa.last_hidden_state[real])
+    valid = slice(None) if eager.token_mask is None else eager.token_mask
+    assert close(eager.last_hidden_state[valid], sdpa.last_hidden_state[valid])
     assert models[0].config._attn_implementation == "eager" and models[1].config._attn_implementation == "sdpa"
 
 
@@ -312,7 +312,7 @@ def test_partial_records_in_pre_training():
     for filler in (0.0, float("nan")):
         torch.manual_seed(0)
         outputs.append(model(ecgs().masked_fill(~mask, filler), mask, **reports(*TEXTS)))
-    # 10 and 5 real patches per lead, of which 3 are kept.
+    # 10 and 5 valid patches per lead, of which 3 are kept.
     assert outputs[0].masked_patches.sum(dim=1).tolist() == [2 * 7, 2 * 2]
     assert outputs[0].loss.isfinite() and outputs[0].loss.item() == outputs[1].loss.item()
 

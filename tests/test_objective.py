@@ -1,4 +1,4 @@
-"""The rules that keep the objective what it claims to be, on the real model: METHOD section 3, last paragraph."""
+"""Properties of the losses, and of the pre-training model that uses them."""
 
 import math
 import socket

@@ -15,7 +15,7 @@ from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.writers import write_wfdb
 
 LEADS = list(STANDARD_LEADS)
-FACTS = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
+METADATA = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
 WORDS = ["[PAD]", "[UNK]", "<s>", "sinus", "rhythm", "normal", "ecg", "user", ":"]
 CHAT = (
     "{% for message in messages %}<s>{{ message.role }} : {% for block in message.content %}"
@@ -53,7 +53,7 @@ def prompter():
 
 def test_ecg_and_text(processor):
     ecg = make_ecg()
-    inputs = processor(ecg=ecg, text=["sinus rhythm", "normal"], **FACTS, return_tensors="pt")
+    inputs = processor(ecg=ecg, text=["sinus rhythm", "normal"], **METADATA, return_tensors="pt")
     assert isinstance(inputs, BatchFeature)
     assert set(inputs) == {"input_values", "ecg_mask", "input_ids", "attention_mask"}
     np.testing.assert_array_equal(inputs["input_values"][0], ecg)
@@ -65,7 +65,7 @@ def test_ecg_and_text(processor):
 
 def test_one_of_the_two_alone(processor):
     assert set(processor(text="normal ecg")) == {"input_ids", "attention_mask"}
-    assert set(processor(ecg=make_ecg(), **FACTS)) == {"input_values", "ecg_mask"}
+    assert set(processor(ecg=make_ecg(), **METADATA)) == {"input_values", "ecg_mask"}
     with pytest.raises(ValueError, match="Expected `ecg`, `text` or both"):
         processor()
 
@@ -73,20 +73,20 @@ def test_one_of_the_two_alone(processor):
 def test_audio_is_another_name_of_ecg(processor):
     ecg = make_ecg()
     np.testing.assert_array_equal(
-        processor(audio=ecg, **FACTS)["input_values"], processor(ecg=ecg, **FACTS)["input_values"]
+        processor(audio=ecg, **METADATA)["input_values"], processor(ecg=ecg, **METADATA)["input_values"]
     )
 
 
 def test_keywords_reach_the_feature_extractor(processor):
     ecg = make_ecg(4000)
     ecg[0, 3] = np.nan
-    inputs = processor(ecg, **FACTS, nan_policy="mask", truncation=True, return_quality=True, return_tensors="pt")
+    inputs = processor(ecg, **METADATA, nan_policy="mask", truncation=True, return_quality=True, return_tensors="pt")
     assert inputs["input_values"].shape == (1, 12, 3000) and not inputs["ecg_mask"][0, 0, 3]
     assert inputs["quality"][0]["nan_fraction"] == pytest.approx(1 / 36_000)  # of the part that is kept
     with pytest.raises(ValueError, match="nan_policy"):
-        processor(ecg, **FACTS, truncation=True)
+        processor(ecg, **METADATA, truncation=True)
     with pytest.raises(ValueError, match="truncation=True"):
-        processor(ecg, **FACTS, nan_policy="mask")
+        processor(ecg, **METADATA, nan_policy="mask")
     with pytest.raises(ValueError, match="does not say its `sampling_rate`, `leads`, `units`"):
         processor(ecg)
 
@@ -100,20 +100,20 @@ def test_arguments_of_one_modality_alone(processor):
     """`truncation` is for both; what is too long of the other modality stays long, or is refused."""
     ecg, text = make_ecg(4000), "normal " * 20
     for options in ({"truncation": True}, {"audio_kwargs": {"truncation": True}}):
-        inputs = processor(ecg, text, **FACTS, **options)
+        inputs = processor(ecg, text, **METADATA, **options)
         assert inputs["input_values"].shape == (1, 12, 3000) and len(inputs["input_ids"][0]) == 8
-    assert len(processor(make_ecg(), text, **FACTS, text_kwargs={"truncation": False})["input_ids"][0]) == 20
+    assert len(processor(make_ecg(), text, **METADATA, text_kwargs={"truncation": False})["input_ids"][0]) == 20
     with pytest.raises(ValueError, match="truncation=True"):
-        processor(ecg, text, **FACTS)
-    nested = processor(make_ecg(), audio_kwargs=FACTS)
-    np.testing.assert_array_equal(nested["input_values"], processor(make_ecg(), **FACTS)["input_values"])
+        processor(ecg, text, **METADATA)
+    nested = processor(make_ecg(), audio_kwargs=METADATA)
+    np.testing.assert_array_equal(nested["input_values"], processor(make_ecg(), **METADATA)["input_values"])
 
 
 @pytest.mark.parametrize("as_given", [np.asarray, torch.from_numpy, list, lambda ecg: ecg.tolist(), lambda ecg: [ecg]])
 def test_one_ecg_takes_one_placeholder_however_it_is_given(prompter, as_given):
-    inputs = prompter(as_given(make_ecg()), "<|ecg|> normal", **FACTS)
+    inputs = prompter(as_given(make_ecg()), "<|ecg|> normal", **METADATA)
     np.testing.assert_array_equal(inputs["input_values"][0], make_ecg())
-    two = prompter(np.stack([make_ecg(), make_ecg()]), "<|ecg|> <|ecg|>", **FACTS)
+    two = prompter(np.stack([make_ecg(), make_ecg()]), "<|ecg|> <|ecg|>", **METADATA)
     assert two["input_values"].shape == (2, 12, 1000)
 
 
@@ -143,7 +143,7 @@ def test_text_is_truncated_to_the_limit_of_the_tokenizer(processor):
 )
 def test_text_that_is_none_is_refused(processor, text, message):
     with pytest.raises(ValueError, match=message):
-        processor(ecg=make_ecg(), text=text, **FACTS)
+        processor(ecg=make_ecg(), text=text, **METADATA)
 
 
 def test_decoding_is_that_of_the_tokenizer(processor):
@@ -177,7 +177,7 @@ def test_records_paths_and_arrays_agree(processor, files):
     np.testing.assert_allclose(mixed["input_values"], expected, atol=2e-3)
 
 
-def test_facts_are_handed_to_the_reader_of_files_that_lack_them(processor, tmp_path):
+def test_metadata_are_handed_to_the_reader_of_files_that_lack_them(processor, tmp_path):
     ecg = make_ecg(500, leads=2)
     np.save(tmp_path / "bare.npy", ecg)
     inputs = processor(tmp_path / "bare.npy", sampling_rate=100, leads=["I", "V6"], units="mV")
@@ -209,11 +209,11 @@ def test_a_file_of_ptb_xl(processor, ptb_xl_dir):
 
 def test_placeholders_are_expanded(prompter):
     token = prompter.audio_token_id
-    inputs = prompter(make_ecg(), "<|ecg|> normal", **FACTS, return_tensors="pt")
+    inputs = prompter(make_ecg(), "<|ecg|> normal", **METADATA, return_tensors="pt")
     assert inputs["input_ids"].tolist() == [[token] * 3 + [5]]
-    two = prompter([make_ecg(), make_ecg()], "<|ecg|> sinus <|ecg|> normal", **FACTS)
+    two = prompter([make_ecg(), make_ecg()], "<|ecg|> sinus <|ecg|> normal", **METADATA)
     assert two["input_ids"] == [[token] * 3 + [3] + [token] * 3 + [5]]
-    batch = prompter([make_ecg()] * 3, ["<|ecg|>", "<|ecg|> ecg <|ecg|>"], **FACTS)
+    batch = prompter([make_ecg()] * 3, ["<|ecg|>", "<|ecg|> ecg <|ecg|>"], **METADATA)
     assert [ids.count(token) for ids in batch["input_ids"]] == [3, 6]
     assert batch["input_values"].shape == (3, 12, 1000)
     assert prompter(text="normal ecg")["input_ids"] == [[5, 6]]
@@ -226,14 +226,14 @@ def test_placeholders_must_match_the_ecgs(prompter, ecgs, text):
     found = text.count("<|ecg|>") if isinstance(text, str) else 2
     message = rf"{found} <\|ecg\|> tokens .*" + (f"and {ecgs} audio inputs" if ecgs else "no audio inputs were passed")
     with pytest.raises(ValueError, match=message):
-        prompter([make_ecg()] * ecgs or None, text, **FACTS)
+        prompter([make_ecg()] * ecgs or None, text, **METADATA)
 
 
 def test_truncation_never_cuts_an_ecg(prompter):
     prompt = "<|ecg|> " + "normal " * 10
-    assert len(prompter(make_ecg(), prompt, **FACTS, max_length=5)["input_ids"][0]) == 5
+    assert len(prompter(make_ecg(), prompt, **METADATA, max_length=5)["input_ids"][0]) == 5
     with pytest.raises(ValueError, match=r"Got ids=\[2\] and text=\[3\].*increase `max_length`"):
-        prompter(make_ecg(), prompt, **FACTS, max_length=2)
+        prompter(make_ecg(), prompt, **METADATA, max_length=2)
 
 
 def test_chat_template(prompter):
@@ -249,7 +249,7 @@ def test_chat_template(prompter):
     np.testing.assert_array_equal(inputs["input_values"][0], ecg)
     content[0]["ecg"] = ecg
     batch = [conversation, [{"role": "user", "content": [{"type": "text", "text": "sinus"}]}]]
-    ids = prompter.apply_chat_template(batch, tokenize=True, processor_kwargs=FACTS)
+    ids = prompter.apply_chat_template(batch, tokenize=True, processor_kwargs=METADATA)
     assert ids == [[2, 7, 8, token, token, token, 5, 6], [2, 7, 8, 3, 0, 0, 0, 0]]
 
 
@@ -263,8 +263,8 @@ def test_save_and_load(prompter, tmp_path):
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is MeritProcessor
     assert (loaded.ecg_token, loaded.num_ecg_tokens, loaded.chat_template) == ("<|ecg|>", 3, CHAT)
-    expected = prompter(make_ecg(), "<|ecg|> normal", **FACTS)
-    for key, value in loaded(make_ecg(), "<|ecg|> normal", **FACTS).items():
+    expected = prompter(make_ecg(), "<|ecg|> normal", **METADATA)
+    for key, value in loaded(make_ecg(), "<|ecg|> normal", **METADATA).items():
         np.testing.assert_array_equal(value, expected[key])
 
 
