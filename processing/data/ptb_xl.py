@@ -155,7 +155,7 @@ class PtbXl(datasets.GeneratorBasedBuilder):
 
     @property
     def skipped_records(self) -> dict[int, str]:
-        """Return the records left out of the prepared dataset, as `ecg_id` to reason; empty unless `on_error="skip"`."""
+        """Return the reason for each `ecg_id` left out of the prepared dataset; empty unless `on_error="skip"`."""
         path = Path(self._output_dir or self.cache_dir) / SKIPPED
         if not path.exists():
             return {}

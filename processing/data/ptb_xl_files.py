@@ -92,7 +92,7 @@ def read_signal(path: str | Path, sampling_rate: int) -> np.ndarray:
 
 
 def _to_microvolt(record: wfdb.Record, name: str) -> np.ndarray:
-    """Return digital samples (time, leads) as int16 µV; PTB-XL has 1000 ADC units per mV, so this changes nothing there."""
+    """Return digital samples (time, leads) as int16 µV; PTB-XL has 1000 ADC units per mV, so they stay the same."""
     if (record.d_signal == np.iinfo(np.int16).min).any():
         raise PtbXlError(f"{name}: holds samples marked invalid (-32768), which int16 microvolts cannot express.")
     unknown = sorted({unit for unit in record.units if unit.lower() not in UNITS_IN_MICROVOLT})

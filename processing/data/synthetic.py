@@ -15,7 +15,7 @@ from .simulation import CONDITIONS, FACTORS, SyntheticRecord, parse_condition, s
 
 
 def _draw_condition(rng: np.random.Generator) -> str:
-    """Return one fifth plain sinus rhythm, else any condition, four in ten with another one that it does not exclude."""
+    """Return sinus rhythm one time in five, else any condition, four in ten with another that it does not exclude."""
     first = "sinus_rhythm" if rng.random() < 0.2 else str(rng.choice(CONDITIONS))
     if first == "sinus_rhythm" or rng.random() < 0.6:
         return first
@@ -36,7 +36,7 @@ def _synthetic_record(seed: int, ecg_id: int, sampling_rate: float, duration: fl
 
 
 def _patients(n_records: int, seed: int) -> list[tuple[int, int, str]]:
-    """Return patient id, age and sex of the records 1, 2, …; the first records are the same whatever `n_records` is."""
+    """Return patient id, age and sex of the records 1, 2, …; those of the first records do not depend on `n_records`."""
     draws = np.random.default_rng(np.random.SeedSequence([seed, 0])).random((n_records, 3))
     people = [(i + 1, int(18 + 72 * age), "male" if sex < 0.52 else "female") for i, (_, age, sex) in enumerate(draws)]
     records = 1 + (draws[:, 0] > 0.8) + (draws[:, 0] > 0.95)
