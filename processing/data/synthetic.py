@@ -36,7 +36,7 @@ def _synthetic_record(seed: int, ecg_id: int, sampling_rate: float, duration: fl
 
 
 def _patients(n_records: int, seed: int) -> list[tuple[int, int, str]]:
-    """Return patient id, age and sex of the records 1, 2, …; those of the first records do not depend on `n_records`."""
+    """Return patient id, age and sex of records 1, 2, …; those of the first do not depend on `n_records`."""
     draws = np.random.default_rng(np.random.SeedSequence([seed, 0])).random((n_records, 3))
     people = [(i + 1, int(18 + 72 * age), "male" if sex < 0.52 else "female") for i, (_, age, sex) in enumerate(draws)]
     records = 1 + (draws[:, 0] > 0.8) + (draws[:, 0] > 0.95)
