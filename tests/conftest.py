@@ -1,21 +1,22 @@
-"""Fixtures shared by the tests: real data where there is some, a tiny tokenizer, a Hub on the loopback interface."""
+"""Fixtures shared by the tests: real data where there is some, a tiny tokenizer, a Hub on the loopback interface.
+
+Fixtures import torch and transformers themselves: tests that need neither start without them.
+"""
 
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from loopback_hub import LoopbackHub
-from tiny_models import ENCODER, build
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from toy_ptb_xl import write_toy_ptb_xl
-from transformers import PreTrainedTokenizerFast
 
-from modeling_merit import MeritForConditionalGeneration, MeritGenerationConfig
-from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 # A busy machine is not a fault of the code under test.
 settings.register_profile("no deadline", deadline=None)
@@ -46,8 +47,11 @@ def ptb_xl_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="session")
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer() -> "PreTrainedTokenizerFast":
     """A lower-casing WordPiece tokenizer of 104 tokens that can spell. Shared by all tests: copy it to change it."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     letters = "abcdefghijklmnopqrstuvwxyzäöü0123456789"
     tokens = dict.fromkeys([*special, *WORDS, *letters, *(f"##{letter}" for letter in letters), *".,:;()/-+"])
@@ -63,8 +67,15 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def report_checkpoint(tiny_tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> str:
+def report_checkpoint(tiny_tokenizer: "PreTrainedTokenizerFast", tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a tiny model that writes reports, of random weights, and its processor."""
+    from tiny_models import ENCODER, build
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    from modeling_merit import MeritForConditionalGeneration, MeritGenerationConfig
+    from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
+
     copy = Tokenizer.from_str(tiny_tokenizer.backend_tokenizer.to_str())
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=copy, pad_token="[PAD]", unk_token="[UNK]")
     ids = {"vocab_size": len(tokenizer), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}

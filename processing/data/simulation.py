@@ -130,7 +130,7 @@ RHYTHMS = {
     "sinus_tachycardia": Condition(
         "STACH",
         ("sinus tachycardia", "rapid sinus rhythm"),
-        # P and T must both find room between two QRS
+        # P and T must both fit between two QRS
         {"rate": (104.0, 145.0), "pr": (112.0, 145.0), "qtc": (385.0, 420.0), "breathing": (0.0, 0.01)},
     ),
     "atrial_fibrillation": Condition(
