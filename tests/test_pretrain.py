@@ -17,6 +17,7 @@ import torch
 from datasets import Array2D, Dataset, Features, Value
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_checkpoints import write_checkpoint
 from tiny_models import ENCODER
 from transformers import AutoModel, BertConfig, BertModel
 
@@ -88,12 +89,16 @@ def whole_run(tmp_path_factory, cache) -> tuple[Path, dict]:
 
 
 def test_checkpoints_of_an_earlier_run_are_not_met_halfway(monkeypatch, capsys, tmp_path):
-    (tmp_path / "checkpoints" / "checkpoint_5").mkdir(parents=True)
+    write_checkpoint(tmp_path / "checkpoints" / "checkpoint_5")
     with pytest.raises(SystemExit):
         parse(monkeypatch, "--output_dir", str(tmp_path))
     assert "checkpoints of an earlier run" in capsys.readouterr().err
     for option in (["--overwrite_output_dir"], ["--resume_from_checkpoint", "latest"]):
         assert parse(monkeypatch, "--output_dir", str(tmp_path), *option).output_dir == tmp_path
+    for option in ("--checkpoints_total_limit", "--checkpointing_steps"):
+        with pytest.raises(SystemExit):
+            parse(monkeypatch, "--output_dir", str(tmp_path / "new"), option, "0")
+        assert f"{option} of at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -172,8 +177,10 @@ def test_only_the_last_checkpoints_are_kept(whole_run):
 def test_resumed_run_is_the_same_run(whole_run, tmp_path, cache):
     """From step 4, the first of three in its epoch, each of two accumulated batches, into another folder."""
     folder, results = whole_run
+    (tmp_path / "train_log.jsonl").write_text('{"step": 4, "train/loss": 1}\n{"step": 5, "train/loss": 2}\n{"st')
     resumed = run(tmp_path, cache, *RUN, *STEPS, "--resume_from_checkpoint", checkpoints(folder)["checkpoint_3"])
-    assert log(tmp_path) == [line for line in log(folder) if line["step"] > 4]
+    assert log(tmp_path)[0] == {"step": 4, "train/loss": 1}  # the log is cut at the step resumed from
+    assert log(tmp_path)[1:] == [line for line in log(folder) if line["step"] > 4]
     assert resumed["curves"] == results["curves"]
     for ours, theirs in (("checkpoint_0", "checkpoint_4"), ("checkpoint_1", "checkpoint_5")):
         assert_same_checkpoint(checkpoints(tmp_path)[ours], checkpoints(folder)[theirs], processes=1)
