@@ -35,7 +35,7 @@ SMALL = {"ecg_config": (32, 1, 2), "decoder": (32, 1, 2), "text_config": (32, 1,
 SMALL_TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 RUN = ["--dataset", "synthetic", "--num_records", "60", "--batch_size", "16", "--vocab_size", "200", "--seed", "0"]
 RUN += ["--crop_seconds", "2", "--checkpointing_steps", "1", "--mixed_precision", "no"]
-STEPS = 9
+STEPS = 6
 
 
 def parse_args():
@@ -133,30 +133,34 @@ def resume(folder, whole, steps):
     return outcome | {"equal": not found} | ({"differences": found} if found else {})
 
 
-def kill(folder, steps, during_save, seconds, rng):
-    """Start a run and kill it at a random moment; return where it was."""
-    child = begin(folder, steps)
+def wait_until(child, folder, reached):
+    """Wait for a moment of a running process."""
+    while not reached():
+        if os.waitpid(child, os.WNOHANG)[0]:
+            raise SystemExit(f"The run ended before the moment to kill it: {printed(folder)[-500:]}")
+        time.sleep(0.0005)
+
+
+def kill(folder, steps, during_save, step_seconds, rng):
+    """Start a run and kill it at a random moment; return where it was, `None` if it had ended."""
+    child, number = begin(folder, steps), rng.randrange(steps - 1)
     if during_save:
-        number = rng.randrange(steps - 1)
-        while not (folder / "checkpoints" / f"checkpoint_{number}.partial").exists():
-            if os.waitpid(child, os.WNOHANG)[0]:
-                raise SystemExit(f"The run ended before save {number}: {printed(folder)[-500:]}")
-            time.sleep(0.0005)
-        time.sleep(rng.uniform(0, seconds["save"]))
+        partial = folder / "checkpoints" / f"checkpoint_{number}.partial"
+        wait_until(child, folder, partial.exists)
+        time.sleep(rng.uniform(0, step_seconds / 4))
     else:
-        time.sleep(rng.uniform(seconds["start"], seconds["run"]))
+        wait_until(child, folder, lambda: last_step(folder) >= number)
+        time.sleep(rng.uniform(0, step_seconds))
     os.kill(child, signal.SIGKILL)
-    status = end(child)
-    return {"signal": status, "within_save": bool(partials(folder)), "last_logged_step": last_step(folder)}
+    if end(child) != -signal.SIGKILL:
+        return None
+    return {"within_save": bool(partials(folder)), "last_logged_step": last_step(folder)}
 
 
 def interrupt(folder, steps, number):
     """Send a signal after the second step; return how the run ended."""
     child = begin(folder, steps)
-    while last_step(folder) < 2:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            raise SystemExit(f"The run ended before its second step: {printed(folder)[-500:]}")
-        time.sleep(0.005)
+    wait_until(child, folder, lambda: last_step(folder) >= 2)
     os.kill(child, number)
     return {
         "exit": end(child),
@@ -223,14 +227,14 @@ def main():
         results = json.loads((whole / "pretraining_results.json").read_text())
         if results["best_validation_loss"] != results["curves"][-1]["validation"]["loss"]:
             raise SystemExit("Expected the last step to be the best: its weights are compared. Use more --steps.")
-        training = results["seconds"]
-        seconds = {"run": duration, "start": duration - training, "save": 0.5 * training / args.steps}
-        print(f"An unbroken run of {args.steps} steps: {duration:.1f} s, {training:.1f} s of it training.", flush=True)
-        for number in range(args.kills):
-            folder = root / f"run{number}"
-            outcome = kill(folder, args.steps, number % 2 == 1, seconds, rng)
-            kills.append(outcome | resume(folder, whole, args.steps))
-            print(f"kill {number + 1}: {kills[-1]}", flush=True)
+        step_seconds = results["seconds"] / args.steps
+        print(f"An unbroken run: {duration:.1f} s, {step_seconds:.2f} s per step.", flush=True)
+        while len(kills) < args.kills:
+            folder = root / "run"
+            outcome = kill(folder, args.steps, len(kills) % 2 == 1, step_seconds, rng)
+            if outcome:
+                kills.append(outcome | resume(folder, whole, args.steps))
+                print(f"kill {len(kills)}: {kills[-1]}", flush=True)
             shutil.rmtree(folder)
         for name, fault in FAULTS.items():
             folder = root / "fault"
