@@ -206,8 +206,8 @@ def load_checkpoint(accelerator: Accelerator, folder: str | Path, seed: int) -> 
     """
     state = read_state(folder)
     accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
-    accelerator.step = 0  # saved after an optimiser step: no batch is waiting for others
     if state["processes"] != accelerator.num_processes:
+        accelerator.step = 0  # saved after an optimiser step: no batch waits for others
         set_seed(seed + (state["step"] + 1) * accelerator.num_processes + accelerator.process_index)
         return
     path = Path(folder) / f"random_states_{accelerator.process_index}.pkl"
