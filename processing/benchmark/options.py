@@ -45,6 +45,19 @@ def model_source(name: str) -> str:
     return name
 
 
+def named_model(text: str) -> str:
+    """Return `NAME=CHECKPOINT` as given, for `type=` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is otherwise, or there is no such checkpoint.
+    """
+    name, _, source = text.partition("=")
+    if not name or not source:
+        raise argparse.ArgumentTypeError(f"Expected NAME=CHECKPOINT, got {text[:200]!r}.")
+    model_source(source)
+    return text
+
+
 def dataset_source(name: str) -> str:
     """Return the name of a data set as given, for `type=` of an option: ptb_xl, synthetic, a folder, else a Hub id.
 
@@ -156,4 +169,4 @@ def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
             parser.error(f"Expected --{name} of at least 1, got {value}.")
 
 
-__all__ = ["OPTIONS", "check_sizes", "dataset_source", "model_source", "option_parser", "ptb_xl_folder"]
+__all__ = ["OPTIONS", "check_sizes", "dataset_source", "model_source", "named_model", "option_parser", "ptb_xl_folder"]
