@@ -212,7 +212,7 @@ FAULTS = {
 
 def main():
     args = parse_args()
-    rng, started = random.Random(args.seed), time.perf_counter()
+    origin, rng, started = provenance(args.seed), random.Random(args.seed), time.perf_counter()
     kills, faults = [], {}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
@@ -251,9 +251,8 @@ def main():
     }
     print(summary)
     if args.output:
-        write_json(
-            args.output, provenance(args.seed) | {"steps": args.steps} | summary | {"faults": faults, "log": kills}
-        )
+        about = origin | {"steps": args.steps, "step_seconds": step_seconds, **summary}
+        write_json(args.output, about | {"faults": faults, "log": kills})
     if not all(outcome["equal"] for outcome in (*kills, *(fault["resume"] for fault in faults.values()))):
         raise SystemExit("A resumed run did not end as the unbroken one.")
 
