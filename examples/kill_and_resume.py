@@ -29,6 +29,8 @@ from modeling_merit.configuration_merit import SIZES
 from modeling_merit.processing.benchmark.options import option_parser
 from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.training.checkpoints import read_state, saved_checkpoints
+from modeling_merit.processing.training.pairs import EcgReportPairs  # noqa: F401  imported before the forks
+from modeling_merit.processing.training.run import train  # noqa: F401
 
 PRETRAIN = Path(__file__).resolve().parent / "pretrain.py"
 SMALL = {"ecg_config": (32, 1, 2), "decoder": (32, 1, 2), "text_config": (32, 1, 2)}

@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 from datasets import load_dataset
+from datasets.exceptions import DatasetsError
 from torch.utils.data import Dataset
 
 from ..augmentation import augment_ecg
-from ..data import PtbXl, PtbXlError, SignalView, SyntheticEcg, normalize_report
+from ..data import PtbXl, SignalView, SyntheticEcg, normalize_report
 from ..resampling import resample
 from ..units import MICROVOLTS_PER_MILLIVOLT
 
@@ -15,7 +16,7 @@ def load_split(args, split):
     """Return one split of the data set that `--dataset`, `--data_dir` and `--sampling_rate` name."""
     try:
         return _load_split(args, split)
-    except (PtbXlError, OSError, ValueError) as error:  # the last ones of `datasets`: no data files, no such split
+    except (OSError, ValueError, DatasetsError) as error:  # no such data, no such split, a damaged file
         text = str(error).splitlines() or [type(error).__name__]
         raise SystemExit(f"The {split} split of {args.dataset} cannot be read: {text[0][:500]}") from error
 

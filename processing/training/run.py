@@ -126,7 +126,8 @@ def start(args: argparse.Namespace, report_to: Iterable[str], unused_parameters:
 
 def _save_unwrapped(accelerator: Accelerator) -> Callable[[list, list, str], None]:
     def hook(models: list, weights: list, folder: str) -> None:
-        weights[:] = [accelerator.unwrap_model(model).state_dict() for model in models]
+        if weights:  # else FSDP or DeepSpeed have saved them in their own way
+            weights[:] = [accelerator.unwrap_model(model).state_dict() for model in models]
 
     return hook
 
