@@ -113,7 +113,7 @@ def test_latest_passes_over_what_is_damaged_and_says_so(tmp_path, capsys, name):
     write_checkpoint(last)
     (tmp_path / "checkpoints" / "checkpoint_11.partial").mkdir()
     assert resolve(tmp_path) == str(last)
-    assert "checkpoint_11.partial: its saving was interrupted" in capsys.readouterr().err
+    assert "checkpoint_11.partial: its saving or its deletion was interrupted" in capsys.readouterr().err
     damage(last)
     assert resolve(tmp_path) == str(first)
     assert f"{last}: {reason}" in capsys.readouterr().err
@@ -163,6 +163,14 @@ def test_a_random_state_that_cannot_be_read_is_not_passed_over(training, tmp_pat
     (folder / "random_states_0.pkl").write_bytes(b"not a pickle")
     checkpoints._write_list(folder)
     with pytest.raises(SystemExit, match="Expected random states in .*random_states_0.pkl"):
+        load_checkpoint(training[0], folder, seed=0)
+
+
+def test_a_checkpoint_of_another_model_is_refused_in_one_line(training, tmp_path):
+    folder = save(training, tmp_path, 1)
+    training[0].free_memory()
+    training[0].prepare(torch.nn.Linear(5, 3))
+    with pytest.raises(SystemExit, match="^Expected a checkpoint of this model in .* does not fit it"):
         load_checkpoint(training[0], folder, seed=0)
 
 

@@ -6,8 +6,10 @@ import math
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +25,7 @@ from tiny_models import ENCODER
 from transformers import AutoModel, BertConfig, BertModel
 
 import modeling_merit
+from modeling_merit.processing.training.checkpoints import find_damage, read_state, saved_checkpoints
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.pairs import load_tables
 from modeling_merit.processing.training.tokenizers import train_wordpiece
@@ -212,7 +215,8 @@ def test_resumed_run_of_two_processes_is_the_same_run(tmp_path, cache):
 
 
 RECORDER = """
-import json, os, runpy, sys
+import json, os, pathlib, runpy, sys
+pathlib.Path(os.environ["SEEN"] + "pid" + os.environ.get("RANK", "0")).write_text(str(os.getpid()))
 from modeling_merit.processing.training.pairs import EcgReportPairs
 read = EcgReportPairs.__getitems__
 def record(self, indices):
@@ -253,6 +257,25 @@ def test_another_number_of_processes_sees_the_same_records_in_the_same_order(tmp
     assert seen["two"][:10] == whole[4:14]
     assert seen["one"][:6] == whole[8:14]
     assert [line["step"] for line in log(tmp_path / "one") if "train/loss" in line] == [5, 6, 7]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_signal_to_one_of_two_processes_saves_and_stops_both(tmp_path, cache):
+    recorder, folder = tmp_path / "record.py", tmp_path / "run"
+    recorder.write_text(RECORDER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, recorder, SCRIPT, "--output_dir", folder, *RUN, "--batch_size", "4", "--epochs", "200"]
+    environment = os.environ | {"HF_HOME": str(cache), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment["SEEN"] = f"{tmp_path}/"
+    with subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not ((folder / "train_log.jsonl").exists() and log(folder)):
+            time.sleep(0.1)
+        os.kill(int((tmp_path / "pid1").read_text()), signal.SIGTERM)
+        printed = process.communicate()[1]
+    last = saved_checkpoints(folder)[-1]
+    assert find_damage(last) is None and read_state(last)["step"] == log(folder)[-1]["step"], printed[-3000:]
+    assert f"Stopped by SIGTERM; saved {last}" in printed and printed.count("exitcode  : 143") == 2
 
 
 @pytest.mark.slow

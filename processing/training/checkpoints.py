@@ -79,7 +79,8 @@ def check_output_dir(parser: argparse.ArgumentParser, args: argparse.Namespace) 
         )
     if wanted == "latest":
         passed_over = [
-            f"{folder}: its saving was interrupted" for folder in args.output_dir.glob(f"checkpoints/*{PARTIAL}")
+            f"{folder}: its saving or its deletion was interrupted"
+            for folder in args.output_dir.glob(f"checkpoints/*{PARTIAL}")
         ]
         for folder in reversed(found):
             if (damage := find_damage(folder)) is None:
@@ -202,10 +203,17 @@ def load_checkpoint(accelerator: Accelerator, folder: str | Path, seed: int) -> 
     For another number of processes than it was saved by, the random states follow from seed, step and process.
 
     Raises:
-        SystemExit: If a random state is missing or cannot be read: the run would go on with other masks.
+        SystemExit: If the checkpoint is that of another model, or a random state is missing or cannot be read: the
+            run would go on with other masks.
     """
     state = read_state(folder)
-    accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
+    try:
+        accelerator.load_state(str(folder), load_kwargs={"weights_only": True})
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise SystemExit(
+            f"Expected a checkpoint of this model in {folder}, got one that does not fit it ({_one_line(error)}). "
+            "Resume with the models that the run was started with."
+        ) from error
     if state["processes"] != accelerator.num_processes:
         accelerator.step = 0  # saved after an optimiser step: no batch waits for others
         set_seed(seed + (state["step"] + 1) * accelerator.num_processes + accelerator.process_index)

@@ -38,6 +38,8 @@ RUN_OPTIONS = (
 )
 """Names of the options that `start` and `train` read and that mean the same in both scripts."""
 
+MODEL_PARTIAL = f"model{PARTIAL}"
+
 MAY_CHANGE = {
     *("output_dir", "resume_from_checkpoint", "overwrite_output_dir", "checkpointing_steps"),
     *("checkpoints_total_limit", "report_to", "num_workers"),
@@ -141,7 +143,7 @@ def _load_unwrapped(accelerator: Accelerator) -> Callable[[list, str], None]:
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
     """Save a model so that a run killed meanwhile leaves the former one, and no file is half written."""
-    partial = folder / f"model{PARTIAL}"
+    partial = folder / MODEL_PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)
     replace_files(partial, folder)
@@ -218,6 +220,7 @@ def train(
         if not any(args.output_dir.glob("*.safetensors")):  # resumed into another folder: the best of what follows
             progress.best_loss = math.inf
     if accelerator.is_main_process:
+        shutil.rmtree(args.output_dir / MODEL_PARTIAL, ignore_errors=True)  # of a run killed while it saved its model
         cut_log(args.output_dir / "train_log.jsonl", progress.step if folder else -1)
         processor.save_pretrained(args.output_dir)
     accelerator.init_trackers(
