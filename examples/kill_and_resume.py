@@ -1,6 +1,6 @@
 """Kill a pre-training run at random moments, resume it, and compare what it ends with with an unbroken run.
 
-    python examples/kill_and_resume.py --kills 40 --output results/kill_experiment.json
+    python examples/kill_and_resume.py --kills 48 --output results/kill_experiment.json
 
 Every run is `examples/pretrain.py` on synthetic ECGs with a checkpoint after every step, in a process forked from
 this one (nothing is imported anew). Half of the kills (SIGKILL) come at a random moment of the training, half at a
@@ -85,7 +85,7 @@ def end(child):
 
 
 def printed(folder):
-    return folder.with_suffix(".txt").read_text(errors="replace")
+    return folder.with_suffix(".txt").read_text(errors="replace").replace(f"{folder.parent}/", "")
 
 
 def partials(folder):
