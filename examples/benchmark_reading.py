@@ -18,12 +18,18 @@ import numpy as np
 import torch
 import wfdb
 
+from modeling_merit.processing.benchmark.options import ptb_xl_folder
 from modeling_merit.processing.data import PtbXl, SignalView, present_ecg_ids
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", required=True, help="Folder with ptbxl_database.csv; it may be incomplete.")
+    parser.add_argument(
+        "--data_dir",
+        type=ptb_xl_folder,
+        required=True,
+        help="Folder with ptbxl_database.csv; it may be incomplete.",
+    )
     parser.add_argument("--config_name", choices=list(PtbXl.builder_configs), default="100hz")
     parser.add_argument("--records", type=int, default=1000, help="Number of records, the first ones of the folder.")
     parser.add_argument("--batch_size", type=int, default=64)

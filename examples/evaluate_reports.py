@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import AutoProcessor
 
 from modeling_merit import MeritForConditionalGeneration, MeritModel
-from modeling_merit.processing.benchmark.options import option_parser
+from modeling_merit.processing.benchmark.options import model_source, named_model, option_parser
 from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.data import SignalView, normalize_report
 from modeling_merit.processing.inference import generate_reports
@@ -41,8 +41,19 @@ def parse_args():
         output={"default": Path("results/report_generation.json")},
     )
     add = parser.add_argument
-    add("--runs", nargs="+", required=True, metavar="NAME=FOLDER", help="Models; the first is that of the controls.")
-    add("--retrieval_model", help="MERIT checkpoint with contrastive heads, for the control nearest_report.")
+    add(
+        "--runs",
+        type=named_model,
+        nargs="+",
+        required=True,
+        metavar="NAME=FOLDER",
+        help="Models; the first is that of the controls.",
+    )
+    add(
+        "--retrieval_model",
+        type=model_source,
+        help="MERIT checkpoint with contrastive heads, for the control nearest_report.",
+    )
     add("--split", default="test", choices=("validation", "test"))
     add("--max_records", type=int, help="Score the first records only, to try things out.")
     add("--num_beams", type=int, default=1)

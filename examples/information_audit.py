@@ -23,7 +23,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from modeling_merit.processing.benchmark.label_sets import SPLITS, label_matrix
-from modeling_merit.processing.benchmark.options import option_parser
+from modeling_merit.processing.benchmark.options import named_model, option_parser
 from modeling_merit.processing.benchmark.results import provenance, update_rows
 from modeling_merit.processing.data import SyntheticEcg
 from modeling_merit.processing.data.simulation import FACTORS
@@ -113,7 +113,14 @@ def main():
         num_records={"default": 5000},
         output={"default": Path("results/information_audit.json")},
     )
-    parser.add_argument("--models", nargs="+", required=True, metavar="NAME=CHECKPOINT", help="Models to compare.")
+    parser.add_argument(
+        "--models",
+        type=named_model,
+        nargs="+",
+        required=True,
+        metavar="NAME=CHECKPOINT",
+        help="Models to compare.",
+    )
     args = parser.parse_args()
     models = dict(text.partition("=")[::2] for text in args.models)
     if not all(models.values()) or {"random", "report"} & set(models):

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
+from modeling_merit.processing.benchmark.options import ptb_xl_folder
 from modeling_merit.processing.benchmark.results import provenance, update_rows
 from modeling_merit.processing.benchmark.tasks import read_predictions
 from modeling_merit.processing.data.ptb_xl_files import read_table
@@ -84,7 +85,7 @@ def score_subgroups(predictions, table, args, origin):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--predictions", type=Path, nargs="+", required=True, help="Prediction files.")
-    parser.add_argument("--data_dir", type=Path, help="Folder of PTB-XL, for the subgroups.")
+    parser.add_argument("--data_dir", type=ptb_xl_folder, help="Folder of PTB-XL, for the subgroups.")
     parser.add_argument("--max_classes", type=int, default=8, help="Classes per plot, the most frequent ones.")
     parser.add_argument("--min_records", type=int, default=50, help="Smaller subgroups are left out.")
     parser.add_argument("--n_resamples", type=int, default=1000)

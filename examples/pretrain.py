@@ -10,6 +10,7 @@ the lowest validation loss, its processor, the code to load both without this pa
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
@@ -18,7 +19,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from modeling_merit import MeritConfig, MeritForPreTraining
 from modeling_merit.configuration_merit import SIZES
 from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
-from modeling_merit.processing.benchmark.options import check_sizes, option_parser
+from modeling_merit.processing.benchmark.options import check_sizes, model_source, option_parser
 from modeling_merit.processing.benchmark.results import data_fingerprint, provenance, write_json
 from modeling_merit.processing.data import normalize_report
 from modeling_merit.processing.training.checkpoints import check_output_dir
@@ -44,7 +45,11 @@ def parse_args():
     )
     add = parser.add_argument
     add("--size", default="tiny", choices=tuple(SIZES), help="Size of the ECG encoder and its decoder.")
-    add("--text_model", help="Text encoder, a Hub id or folder; when absent a small one is trained on the reports.")
+    add(
+        "--text_model",
+        type=model_source,
+        help="Text encoder, a Hub id or folder; when absent a small one is trained on the reports.",
+    )
     add("--vocab_size", type=int, default=4000, help="Tokens of the tokenizer trained when no text model is named.")
     add("--max_report_tokens", type=int, default=64, help="Longer reports are cut off.")
     add("--learning_rate", type=float, default=2e-3, help="The highest, after the warm-up.")
@@ -119,7 +124,7 @@ def main():
     args = parse_args()
     origin = provenance(seed=args.seed)  # now: the code on disk may change during a long run
     one_branch = not (args.reconstruction_weight and args.contrastive_weight)
-    accelerator = start(args, "merit", args.report_to, unused_parameters=one_branch)
+    accelerator = start(args, args.report_to, unused_parameters=one_branch)
     with accelerator.main_process_first():
         tables = load_tables(args)
     set_seed(args.seed)
@@ -138,14 +143,19 @@ def main():
             generator=torch.Generator().manual_seed(args.seed),
         )
         loaders.append(loader)
-    data = [loader.dataset for loader in loaders]
-    fingerprint = data_fingerprint(pairs.view.signals(range(len(pairs))) for pairs in data)
+    train_pairs, validation_pairs = (loader.dataset for loader in loaders)
+    data = {
+        "data_fingerprint": data_fingerprint(
+            pairs.view.signals(range(len(pairs))) for pairs in (train_pairs, validation_pairs)
+        ),
+        "train_records": len(train_pairs),
+        "validation_records": len(validation_pairs),
+    }
+    tokens = (np.array(ids) for pairs in (train_pairs, validation_pairs) for ids in pairs.tokens)
     parameters = model.num_parameters()
     groups = parameter_groups(model, args.learning_rate, args.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
     model, optimizer, *loaders = accelerator.prepare(model, optimizer, *loaders)
-    if accelerator.is_main_process:
-        processor.save_pretrained(args.output_dir)  # now, so that an interrupted run leaves a usable model
     outcome = train(
         model,
         optimizer,
@@ -153,14 +163,17 @@ def main():
         loaders[0],
         accelerator,
         args,
+        processor,
+        project="merit",
         metrics=METRICS,
         validate=lambda: validate(model, loaders[1], accelerator, args.seed),
         set_epoch=loaders[0].set_epoch,
         unit="ecg",
+        data=data | {"reports_fingerprint": data_fingerprint(tokens)},
+        any_processes=True,
     )
     if accelerator.is_main_process:
-        about = {"data_fingerprint": fingerprint, "settings": settings(args), "parameters": parameters}
-        about |= {"train_records": len(data[0]), "validation_records": len(data[1])}
+        about = data | {"settings": settings(args), "parameters": parameters}
         about |= {"mixed_precision": accelerator.mixed_precision}
         write_json(args.output_dir / "pretraining_results.json", origin | about | outcome)
     accelerator.end_training()

@@ -10,18 +10,22 @@ the lowest loss on fold 9, and goes on exactly where an interrupted run saved wi
 What it writes is not for clinical use.
 """
 
+import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
+from accelerate import PartialState
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from modeling_merit import MeritEcgModel, MeritFeatureExtractor, MeritForConditionalGeneration, MeritProcessor
 from modeling_merit.configuration_merit import PROMPTS
-from modeling_merit.processing.benchmark.options import check_sizes, option_parser
-from modeling_merit.processing.benchmark.results import provenance, write_json
+from modeling_merit.processing.benchmark.options import check_sizes, model_source, option_parser
+from modeling_merit.processing.benchmark.results import data_fingerprint, provenance, write_json
+from modeling_merit.processing.probing.embeddings import weights_fingerprint
 from modeling_merit.processing.training.checkpoints import check_output_dir
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.report_pairs import Answers, LengthBatches, load_reports, make_examples
@@ -50,9 +54,13 @@ def parse_args():
         tasks={"default": ["report"], "choices": tuple(PROMPTS), "help": "What the prompts ask for."},
     )
     add = parser.add_argument
-    add("--ecg_model", required=True, help="Folder or Hub id of any MERIT checkpoint.")
+    add("--ecg_model", type=model_source, required=True, help="Folder or Hub id of any MERIT checkpoint.")
     add("--random_encoder", action="store_true", help="A control: the encoder's shape with random weights.")
-    add("--language_model", help="Causal language model, Hub id or folder; when absent a small one from scratch.")
+    add(
+        "--language_model",
+        type=model_source,
+        help="Causal language model, Hub id or folder; when absent a small one from scratch.",
+    )
     add("--train_language_model", default="full", choices=("full", "lora", "none"))
     add("--lora_rank", type=int, default=16)
     add("--train_encoder", action="store_true", help="Tune the encoder, too; then nothing is encoded in advance.")
@@ -124,8 +132,12 @@ def add_lora(model, args):
     from peft import LoraConfig
 
     base = args.output_dir / "base"
-    if not base.exists():
-        model.save_pretrained(base)
+    if PartialState().is_main_process and not (args.resume_from_checkpoint and base.is_dir()):
+        partial = base.with_name("base.partial")
+        for former in (partial, base):
+            shutil.rmtree(former, ignore_errors=True)
+        model.save_pretrained(partial)
+        partial.rename(base)
     model = MeritForConditionalGeneration.from_pretrained(base).requires_grad_(False)
     head = model.get_output_embeddings()
     linear = [
@@ -172,12 +184,13 @@ def main():
     args = parse_args()
     origin = provenance(seed=args.seed)  # now: the code on disk may change during a long run
     # Without absent leads, the vector that stands for them has no gradient.
-    accelerator = start(args, "merit-report", (), unused_parameters=True)
+    accelerator = start(args, (), unused_parameters=True)
     with accelerator.main_process_first():
         tables = [load_reports(args, split) for split in ("train", "validation")]
         set_seed(args.seed)
         model, processor = build(args, tables[0])
     model.to(accelerator.device)
+    encoder_fingerprint = weights_fingerprint(model.ecg_model)
     started = time.perf_counter()
     answers = [Answers(args, table, processor, None if args.train_encoder else model.ecg_model) for table in tables]
     encoding_seconds = time.perf_counter() - started
@@ -191,13 +204,20 @@ def main():
         )
         for data, sampler in zip(answers, samplers)
     ]
+    data = {
+        "data_fingerprint": data_fingerprint(part.view.signals(range(len(part.view))) for part in answers),
+        "examples_fingerprint": data_fingerprint(
+            np.array([*row, *prompt, *answer]) for part in answers for row, prompt, answer in part.examples
+        ),
+        "encoder_fingerprint": encoder_fingerprint,
+        "train_examples": len(answers[0]),
+        "validation_examples": len(answers[1]),
+    }
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     optimizer, projector_groups = make_optimizer(args, model)
     model, optimizer, *loaders = accelerator.prepare(model, optimizer, *loaders)
     scheduler = cosine_schedule(args, optimizer, loaders[0])
     warm_up_projector(args, scheduler, count_steps(args, loaders[0])[0], projector_groups)
-    if accelerator.is_main_process:
-        processor.save_pretrained(args.output_dir)
     outcome = train(
         model,
         optimizer,
@@ -205,18 +225,21 @@ def main():
         loaders[0],
         accelerator,
         args,
+        processor,
+        project="merit-report",
         metrics=("loss",),
         validate=lambda: validate(model, loaders[1], accelerator),
         set_epoch=lambda epoch: setattr(samplers[0], "epoch", epoch),
         unit="example",
+        data=data,
+        any_processes=False,  # batches of similar length are drawn for one batch size
     )
     outcome["curves"] = [
         {"step": point["step"]} | {f"{part}_loss": point[part]["loss"] for part in ("train", "validation")}
         for point in outcome["curves"]
     ]
     if accelerator.is_main_process:
-        about = {"settings": settings(args), "trained_parameters": trained}
-        about |= {"train_examples": len(answers[0]), "validation_examples": len(answers[1])}
+        about = data | {"settings": settings(args), "trained_parameters": trained}
         about |= {"encoding_seconds": round(encoding_seconds, 1)}
         write_json(args.output_dir / "report_training_results.json", origin | about | outcome)
     accelerator.end_training()

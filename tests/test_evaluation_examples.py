@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
 from tiny_models import merit_config
 from toy_ptb_xl import write_record
@@ -94,6 +95,72 @@ def fail(monkeypatch, capsys, script, *arguments):
     with pytest.raises((SystemExit, ValueError)) as error:
         module.main()
     return f"{error.value} {capsys.readouterr().err}"
+
+
+@pytest.fixture
+def stand_ins(monkeypatch, tmp_path):
+    """Work in a folder with what looks like a model, `m`, and like PTB-XL, `d`, to the parser of a script."""
+    for path in (tmp_path / "m" / "config.json", tmp_path / "d" / "ptbxl_database.csv"):
+        path.parent.mkdir()
+        path.touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "script, arguments",
+    [
+        ("linear_probe.py", ["--model", "m", "--run", "a", "--data_dir"]),
+        ("zero_shot.py", ["--model", "m", "--run", "a", "--data_dir"]),
+        ("finetune.py", ["--model", "m", "--run", "a", "--output_dir", "o", "--data_dir"]),
+        ("baselines.py", ["--baseline", "cnn", "--data_dir"]),
+        ("distribution_shift.py", ["--model", "m", "--run", "a", "--data_dir"]),
+        ("plot_results.py", ["--predictions", "p", "--data_dir"]),
+        ("benchmark_reading.py", ["--data_dir"]),
+        ("pretrain.py", ["--data_dir"]),
+        ("train_report_generation.py", ["--ecg_model", "m", "--data_dir"]),
+        ("evaluate_reports.py", ["--runs", "a=m", "--data_dir"]),
+    ],
+)
+def test_a_wrong_data_folder_is_one_line(stand_ins, monkeypatch, capsys, script, arguments):
+    text = fail(monkeypatch, capsys, script, *arguments, "nowhere")
+    assert "argument --data_dir: Expected ptbxl_database.csv in data_dir='nowhere'" in text
+    assert "Pass data_dir='d'" in fail(monkeypatch, capsys, script, *arguments, ".")
+
+
+@pytest.mark.parametrize(
+    "script, arguments",
+    [
+        ("linear_probe.py", ["--run", "a", "--data_dir", "d", "--model", "{}"]),
+        ("train_report_generation.py", ["--ecg_model", "{}"]),
+        ("train_report_generation.py", ["--ecg_model", "m", "--language_model", "{}"]),
+        ("pretrain.py", ["--text_model", "{}"]),
+        ("evaluate_reports.py", ["--runs", "a={}"]),
+        ("evaluate_reports.py", ["--runs", "a=m", "--retrieval_model", "{}"]),
+        ("information_audit.py", ["--models", "a={}"]),
+    ],
+)
+def test_a_missing_model_is_one_line_after_one_question(stand_ins, monkeypatch, capsys, script, arguments):
+    asked = []
+
+    def model_info(self, name, **options):
+        asked.append((name, options))
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(HfApi, "model_info", model_info)
+    text = fail(monkeypatch, capsys, script, *(argument.format("runs/absent") for argument in arguments))
+    assert "got 'runs/absent': there is no such folder, and the Hub did not answer" in text
+    assert asked == [("runs/absent", {"timeout": 10})]
+    text = fail(monkeypatch, capsys, script, *(argument.format("d") for argument in arguments))
+    assert "Expected a model in 'd', got a folder without config.json" in text and len(asked) == 1
+
+
+def test_a_missing_data_set_is_one_line(monkeypatch, capsys, tmp_path):
+    def dataset_info(self, name, **options):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
+    text = fail(monkeypatch, capsys, "pretrain.py", "--dataset", "nobody/nothing", "--output_dir", tmp_path)
+    assert "Expected a data set folder or the id of a data set on the Hub, got 'nobody/nothing'" in text
 
 
 def rows_of(work, name, **wanted):
@@ -382,7 +449,7 @@ def test_tables_of_rows_and_of_pairs(monkeypatch, capsys, tmp_path):
     assert "There are: macro_auroc at 1." in capsys.readouterr().err
 
 
-def test_zero_shot_refuses_incomplete_prompts(monkeypatch, capsys, tmp_path):
+def test_zero_shot_refuses_incomplete_prompts(stand_ins, monkeypatch, capsys, tmp_path):
     given = tmp_path / "prompts.txt"
     command = (
         "zero_shot.py",
@@ -406,7 +473,7 @@ def test_zero_shot_refuses_incomplete_prompts(monkeypatch, capsys, tmp_path):
     assert "got none for AFIB" in fail(monkeypatch, capsys, *command[:-1], given)
 
 
-def test_shift_and_audit_refuse_bad_arguments(monkeypatch, capsys, tmp_path):
+def test_shift_and_audit_refuse_bad_arguments(stand_ins, monkeypatch, capsys, tmp_path):
     shift = ("distribution_shift.py", "--model", "m", "--data_dir", "d", "--run", "a", "--external")
     assert "got mimic=/nowhere" in fail(monkeypatch, capsys, *shift, "mimic=/nowhere")
     assert "got csn=absent" in fail(monkeypatch, capsys, *shift, "csn=absent")

@@ -6,8 +6,11 @@ import math
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,10 +20,12 @@ import torch
 from datasets import Array2D, Dataset, Features, Value
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_checkpoints import write_checkpoint
 from tiny_models import ENCODER
 from transformers import AutoModel, BertConfig, BertModel
 
 import modeling_merit
+from modeling_merit.processing.training.checkpoints import find_damage, read_state, saved_checkpoints
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.pairs import load_tables
 from modeling_merit.processing.training.tokenizers import train_wordpiece
@@ -46,15 +51,23 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("hf-home")
 
 
-def run(folder: Path, cache: Path, *arguments: str | Path, processes: int = 1) -> dict:
+def run(
+    folder: Path,
+    cache: Path,
+    *arguments: str | Path,
+    processes: int = 1,
+    before: Sequence[Path] = (),
+    fails: bool = False,
+):
+    """Return the results of a run, or, if it must fail, its process."""
     launch = [sys.executable]
     if processes > 1:
         launch += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [*launch, SCRIPT, "--output_dir", folder, *arguments]
+    command = [*launch, *before, SCRIPT, "--output_dir", folder, *arguments]
     environment = os.environ | {"HF_HOME": str(cache), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads((folder / "pretraining_results.json").read_text())
+    assert (done.returncode != 0) is fails, done.stderr[-3000:]
+    return done if fails else json.loads((folder / "pretraining_results.json").read_text())
 
 
 def log(folder: Path) -> list[dict]:
@@ -88,12 +101,16 @@ def whole_run(tmp_path_factory, cache) -> tuple[Path, dict]:
 
 
 def test_checkpoints_of_an_earlier_run_are_not_met_halfway(monkeypatch, capsys, tmp_path):
-    (tmp_path / "checkpoints" / "checkpoint_5").mkdir(parents=True)
+    write_checkpoint(tmp_path / "checkpoints" / "checkpoint_5")
     with pytest.raises(SystemExit):
         parse(monkeypatch, "--output_dir", str(tmp_path))
     assert "checkpoints of an earlier run" in capsys.readouterr().err
     for option in (["--overwrite_output_dir"], ["--resume_from_checkpoint", "latest"]):
         assert parse(monkeypatch, "--output_dir", str(tmp_path), *option).output_dir == tmp_path
+    for option in ("--checkpoints_total_limit", "--checkpointing_steps"):
+        with pytest.raises(SystemExit):
+            parse(monkeypatch, "--output_dir", str(tmp_path / "new"), option, "0")
+        assert f"{option} of at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -172,8 +189,10 @@ def test_only_the_last_checkpoints_are_kept(whole_run):
 def test_resumed_run_is_the_same_run(whole_run, tmp_path, cache):
     """From step 4, the first of three in its epoch, each of two accumulated batches, into another folder."""
     folder, results = whole_run
+    (tmp_path / "train_log.jsonl").write_text('{"step": 4, "train/loss": 1}\n{"step": 5, "train/loss": 2}\n{"st')
     resumed = run(tmp_path, cache, *RUN, *STEPS, "--resume_from_checkpoint", checkpoints(folder)["checkpoint_3"])
-    assert log(tmp_path) == [line for line in log(folder) if line["step"] > 4]
+    assert log(tmp_path)[0] == {"step": 4, "train/loss": 1}  # the log is cut at the step resumed from
+    assert log(tmp_path)[1:] == [line for line in log(folder) if line["step"] > 4]
     assert resumed["curves"] == results["curves"]
     for ours, theirs in (("checkpoint_0", "checkpoint_4"), ("checkpoint_1", "checkpoint_5")):
         assert_same_checkpoint(checkpoints(tmp_path)[ours], checkpoints(folder)[theirs], processes=1)
@@ -193,6 +212,108 @@ def test_resumed_run_of_two_processes_is_the_same_run(tmp_path, cache):
         assert_same_checkpoint(checkpoints(rest)[name], checkpoints(whole)[name], processes=2)
     last = checkpoints(rest)["checkpoint_5"]
     assert random_state(last, 0) != random_state(last, 1)  # each process its own masks
+
+
+RECORDER = """
+import json, os, pathlib, runpy, sys
+pathlib.Path(os.environ["SEEN"] + "pid" + os.environ.get("RANK", "0")).write_text(str(os.getpid()))
+from modeling_merit.processing.training.pairs import EcgReportPairs
+read = EcgReportPairs.__getitems__
+def record(self, indices):
+    if self.train:
+        with open(os.environ["SEEN"] + os.environ.get("RANK", "0"), "a") as file:
+            file.write(json.dumps(indices) + chr(10))
+    return read(self, indices)
+EcgReportPairs.__getitems__ = record
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_another_number_of_processes_sees_the_same_records_in_the_same_order(tmp_path, cache, monkeypatch):
+    """One process for the whole run; then two from step 2, and one again from step 4, with the same global batch."""
+    recorder = tmp_path / "record.py"
+    recorder.write_text(RECORDER)
+    seen = {}
+    options = {1: [*RUN, "--batch_size", "8"], 2: [*RUN, "--batch_size", "4"]}
+    parts = {
+        "whole": (1, None),
+        "two": (2, "whole/checkpoints/checkpoint_1"),
+        "one": (1, "two/checkpoints/checkpoint_1"),
+    }
+    for name, (processes, checkpoint) in parts.items():
+        monkeypatch.setenv("SEEN", str(tmp_path / f"{name}-"))
+        resume = ["--resume_from_checkpoint", tmp_path / checkpoint] if checkpoint else []
+        limit = ["--max_train_steps", "7", "--checkpointing_steps", "1", "--checkpoints_total_limit", "9"]
+        run(tmp_path / name, cache, *options[processes], *limit, *resume, processes=processes, before=[recorder])
+        files = [tmp_path / f"{name}-{process}" for process in range(processes)]
+        batches = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+        seen[name] = [sum(parts, []) for parts in zip(*batches)]
+    whole = seen["whole"]
+    assert len(whole) >= 14 and all(len(batch) == 8 for batch in whole)  # 7 steps of two batches
+    assert len({*whole[0], *whole[1], *whole[2], *whole[3], *whole[4], *whole[5]}) == 48  # an epoch
+    assert seen["two"][:10] == whole[4:14]
+    assert seen["one"][:6] == whole[8:14]
+    assert [line["step"] for line in log(tmp_path / "one") if "train/loss" in line] == [5, 6, 7]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_signal_to_one_of_two_processes_saves_and_stops_both(tmp_path, cache):
+    recorder, folder = tmp_path / "record.py", tmp_path / "run"
+    recorder.write_text(RECORDER)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, recorder, SCRIPT, "--output_dir", folder, *RUN, "--batch_size", "4", "--epochs", "200"]
+    environment = os.environ | {"HF_HOME": str(cache), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    environment["SEEN"] = f"{tmp_path}/"
+    with subprocess.Popen(list(map(str, command)), env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not ((folder / "train_log.jsonl").exists() and log(folder)):
+            time.sleep(0.1)
+        os.kill(int((tmp_path / "pid1").read_text()), signal.SIGTERM)
+        printed = process.communicate()[1]
+    last = saved_checkpoints(folder)[-1]
+    assert find_damage(last) is None and read_state(last)["step"] == log(folder)[-1]["step"], printed[-3000:]
+    assert f"Stopped by SIGTERM; saved {last}" in printed and printed.count("exitcode  : 143") == 2
+
+
+@pytest.mark.slow
+def test_another_run_is_not_resumed(whole_run, cache, tmp_path):
+    folder, _ = whole_run
+    shutil.copytree(folder, tmp_path / "run")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    options = ["--max_train_steps", "9", "--batch_size", "16", "--seed", "1", "--learning_rate", "1e-4"]
+    done = run(tmp_path / "run", cache, *RUN, *options, "--resume_from_checkpoint", "latest", fails=True)
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("Expected the run of") and "Traceback" not in done.stderr
+    for change in (
+        "batch_size times processes is 16 instead of 8",
+        "learning_rate is 0.0001 instead of 0.002",
+        "seed is 1 instead of 0",
+        "steps is 9 instead of 7",
+        "data_fingerprint is",
+        "reports_fingerprint is",
+    ):
+        assert change in message
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_runs_end_as_the_unbroken_one(tmp_path):
+    """The experiment of `results/kill_experiment.json`, with fewer kills."""
+    command = [sys.executable, SCRIPT.parent / "kill_and_resume.py", "--kills", "4", "--output", tmp_path / "out.json"]
+    environment = os.environ | {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert results["kills"] == results["ended_equal_to_the_unbroken_run"] == 4
+    faults = results["faults"]
+    assert (faults["SIGTERM"]["exit"], faults["Ctrl-C"]["exit"], faults["full disk"]["exit"]) == (143, 130, 1)
+    assert "could not be saved" in faults["full disk"]["printed"][0] and not faults["full disk"]["partial_left"]
+    for name in ("flipped bit", "missing random state"):
+        assert faults[name]["resume"]["passed_over"] == 1 and faults[name]["resume"]["equal"]
 
 
 @pytest.mark.slow

@@ -67,6 +67,43 @@ def test_high_rate_configuration_and_present_ecg_ids(toy_ptb_xl_dir: Path, tmp_p
         present_ecg_ids(toy_ptb_xl_dir, "250hz")
 
 
+def _corrected_report(folder: Path) -> None:
+    table = pd.read_csv(folder / "ptbxl_database.csv")
+    table.loc[table.ecg_id == 3, "report"] = "vorhofflimmern"
+    table.to_csv(folder / "ptbxl_database.csv", index=False)
+
+
+def _other_signal(folder: Path) -> None:
+    """Of the same size, with the time of the former file."""
+    path = folder / "records100" / "00000" / "00004_lr"
+    times = path.with_suffix(".dat").stat()
+    write_record(path, toy_signal(99, 1000), 100)
+    os.utime(path.with_suffix(".dat"), ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def _missing_record(folder: Path) -> None:
+    for path in folder.glob("records100/00000/00004_lr.*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("change", [_corrected_report, _other_signal, _missing_record])
+def test_a_changed_folder_is_read_anew(damaged_dir: Path, tmp_path: Path, change) -> None:
+    options = {"cache_dir": tmp_path / "cache", "on_error": "skip"}
+    before = build(damaged_dir, **options)
+    again = build(damaged_dir, **options)
+    assert again.cache_dir == before.cache_dir  # unchanged: built once
+    change(damaged_dir)
+    after = build(damaged_dir, **options)
+    rows = {row["ecg_id"]: row for row in after.as_dataset("train")}
+    if change is _missing_record:
+        assert 4 not in rows and after.skipped_records.keys() == {4}
+    elif change is _other_signal:
+        assert np.array_equal(rows[4]["signal"], toy_signal(99, 1000))
+    else:
+        assert rows[3]["report"] == "vorhofflimmern"
+    assert before.as_dataset("train")[2]["report"] == "sinusrhythmus  mÖglich nr 3"
+
+
 def test_streaming_yields_the_same_rows(toy_ptb_xl_dir: Path, tmp_path: Path) -> None:
     builder = build(toy_ptb_xl_dir, tmp_path)
     streamed = list(PtbXl(data_dir=toy_ptb_xl_dir, cache_dir=str(tmp_path / "none")).as_streaming_dataset("train"))

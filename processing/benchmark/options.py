@@ -4,15 +4,98 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
 
+from ..data.ptb_xl_files import PtbXlError, find_table
 from .tasks import TASK_NAMES
 
-SIZED = ("num_records", "epochs", "max_train_steps", "batch_size", "gradient_accumulation_steps")
+
+def ptb_xl_folder(name: str) -> str:
+    """Return the name of a PTB-XL folder as given, for `type=` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: If the table of PTB-XL is not in it.
+    """
+    try:
+        find_table(name)
+    except PtbXlError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name
+
+
+def model_source(name: str) -> str:
+    """Return the name of a checkpoint as given, for `type=` of an option: a folder, else a Hub id.
+
+    The Hub is asked once, where `from_pretrained` would ask for half a minute.
+
+    Raises:
+        argparse.ArgumentTypeError: If there is neither.
+    """
+    if Path(name).is_dir():
+        if not any((Path(name) / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise argparse.ArgumentTypeError(f"Expected a model in {name!r}, got a folder without config.json.")
+        return name
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=10)
+    except Exception as error:  # whatever the network or the Hub raises
+        raise _neither("model", name, error) from error
+    return name
+
+
+def named_model(text: str) -> str:
+    """Return `NAME=CHECKPOINT` as given, for `type=` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is otherwise, or there is no such checkpoint.
+    """
+    name, _, source = text.partition("=")
+    if not name or not source:
+        raise argparse.ArgumentTypeError(f"Expected NAME=CHECKPOINT, got {text[:200]!r}.")
+    model_source(source)
+    return text
+
+
+def dataset_source(name: str) -> str:
+    """Return the name of a data set as given, for `type=` of an option: ptb_xl, synthetic, a folder, else a Hub id.
+
+    Raises:
+        argparse.ArgumentTypeError: If there is none.
+    """
+    cached = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___"))
+    if name not in ("ptb_xl", "synthetic") and not Path(name).is_dir() and not cached.is_dir():
+        try:
+            HfApi().dataset_info(name, timeout=10)
+        except Exception as error:  # whatever the network or the Hub raises
+            raise _neither("data set", name, error) from error
+    return name
+
+
+def _neither(kind: str, name: str, error: Exception) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(
+        f"Expected a {kind} folder or the id of a {kind} on the Hub, got {name[:200]!r}: there is no such folder, and "
+        f"the Hub did not answer for it ({type(error).__name__}). Check the path; for the Hub, the id and the network."
+    )
+
+
+SIZED = (
+    *("num_records", "epochs", "max_train_steps", "batch_size", "gradient_accumulation_steps"),
+    *("checkpointing_steps", "checkpoints_total_limit"),
+)
 OPTIONS: dict[str, dict[str, Any]] = {
     # Data
-    "dataset": {"default": "ptb_xl", "help": "ptb_xl, synthetic, or a folder or Hub id of a Parquet data set."},
-    "data_dir": {"required": True, "help": "Folder of PTB-XL (the one with ptbxl_database.csv)."},
+    "dataset": {
+        "type": dataset_source,
+        "default": "ptb_xl",
+        "help": "ptb_xl, synthetic, or a folder or Hub id of a Parquet data set.",
+    },
+    "data_dir": {
+        "type": ptb_xl_folder,
+        "required": True,
+        "help": "Folder of PTB-XL (the one with ptbxl_database.csv).",
+    },
     "num_records": {"type": int, "default": 2000, "help": "Records of the synthetic data set."},
     "sampling_rate": {
         "type": int,
@@ -23,7 +106,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tasks": {"nargs": "+", "default": TASK_NAMES, "choices": TASK_NAMES, "help": "Label sets of PTB-XL."},
     "label_fraction": {"type": float, "default": 1.0, "help": "Fraction of the training patients with labels."},
     # Model
-    "model": {"required": True, "help": "Checkpoint folder or Hub id."},
+    "model": {"type": model_source, "required": True, "help": "Checkpoint folder or Hub id."},
     "random_init": {"action": "store_true", "help": "Keep the architecture, draw the weights anew."},
     "batch_size": {"type": int, "default": 128, "help": "Records per process and forward pass."},
     "device": {"default": "cuda" if torch.cuda.is_available() else "cpu", "help": "Where the model runs."},
@@ -39,8 +122,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "crop_seconds": {"type": float, "default": 5.0, "help": "Length of the random crops trained on."},
     "mixed_precision": {"choices": ("no", "bf16", "fp16"), "help": "Default: as `accelerate config` says."},
     "checkpointing_steps": {"type": int, "help": "Save every so many steps; default: after each epoch."},
-    "checkpoints_total_limit": {"type": int, "default": 2, "help": "Older checkpoints are deleted."},
-    "resume_from_checkpoint": {"help": 'A checkpoint folder, or "latest".'},
+    "checkpoints_total_limit": {
+        "type": int,
+        "default": 2,
+        "help": "Older checkpoints are deleted, after the new one was saved.",
+    },
+    "resume_from_checkpoint": {
+        "help": 'A checkpoint folder, or "latest" for the last one that is whole. A checkpoint is trusted code: '
+        "resume only from one that you or somebody you trust made, though it is read with weights_only=True.",
+    },
     "overwrite_output_dir": {"action": "store_true", "help": "Delete the checkpoints of an earlier run."},
     # Results
     "run": {"required": True, "help": "Name of this model in the results."},
@@ -62,9 +152,9 @@ def option_parser(description: str | None, *names: str, **changes: dict[str, Any
 
     Example:
 
-    >>> parser = option_parser("Probe.", "model", seed={"default": 3})
-    >>> parser.parse_args(["--model", "merit-ecg"])
-    Namespace(model='merit-ecg', seed=3)
+    >>> parser = option_parser("Probe.", "run", seed={"default": 3})
+    >>> parser.parse_args(["--run", "joint"])
+    Namespace(run='joint', seed=3)
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, changed in [*((name, {}) for name in names), *changes.items()]:
@@ -79,4 +169,4 @@ def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
             parser.error(f"Expected --{name} of at least 1, got {value}.")
 
 
-__all__ = ["OPTIONS", "check_sizes", "option_parser"]
+__all__ = ["OPTIONS", "check_sizes", "dataset_source", "model_source", "named_model", "option_parser", "ptb_xl_folder"]

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from ..data import PtbXl
+from ..data import PtbXl, PtbXlError
 from ..metrics.bootstrap import Interval, bootstrap_interval
 from ..metrics.classification import classification_report
 from ..metrics.thresholds import tune_thresholds
@@ -78,10 +78,14 @@ def load_ptb_xl(data_dir: str | Path) -> dict[str, datasets.Dataset]:
     """Return the tables of the three splits at 100 Hz, built once per folder.
 
     Raises:
+        SystemExit: If the folder is not that of PTB-XL, or damaged: one line for the scripts that call this.
         ValueError: If a split has no record.
     """
     builder = PtbXl(config_name="100hz", data_dir=data_dir)
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except PtbXlError as error:
+        raise SystemExit(str(error)) from error
     tables = builder.as_dataset()
     if missing := [name for name in SPLITS if name not in tables]:
         raise ValueError(

@@ -17,7 +17,15 @@ import pandas as pd
 from datasets.exceptions import DatasetGenerationError
 
 from ..leads import STANDARD_LEADS
-from .ptb_xl_files import RECORD_SECONDS, TABLE, PtbXlError, parse_scp_codes, read_signal, read_table
+from .ptb_xl_files import (
+    RECORD_SECONDS,
+    TABLE,
+    PtbXlError,
+    fingerprint_sources,
+    parse_scp_codes,
+    read_signal,
+    read_table,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +63,12 @@ class PtbXlConfig(datasets.BuilderConfig):
     sampling_rate: int = 100
     ecg_ids: Sequence[int] | None = None
     on_error: str = "raise"
+
+    def create_config_id(self, config_kwargs: dict, custom_features: datasets.Features | None = None) -> str:
+        """Return the name of the cache folder: another one when the table or a record file has changed."""
+        if self.data_dir is not None:
+            config_kwargs = config_kwargs | {"sources": fingerprint_sources(self.data_dir, self.sampling_rate)}
+        return super().create_config_id(config_kwargs, custom_features)
 
     @property
     def file_column(self) -> str:
@@ -108,8 +122,8 @@ class PtbXl(datasets.GeneratorBasedBuilder):
     - `recording_date`, `device` (string, as recorded), `validated_by_human` (bool)
 
     Every record is checked against its header: leads by name, rate, length, gain and checksums. Nothing is filtered,
-    clipped or resampled. Building is a matter of minutes and is done once per folder; after the *files* have changed,
-    pass `download_mode="force_redownload"` to `download_and_prepare`.
+    clipped or resampled. Building is a matter of minutes and is done once per state of the folder: the cache is named
+    by a hash of the table and of sizes and times of the record files, so a corrected table or record is read anew.
 
     Args:
         config_name (`str`): `"100hz"` or `"500hz"`.

@@ -1,6 +1,8 @@
 """The files of PTB-XL: its table and its WFDB records, read strictly."""
 
 import ast
+import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +26,11 @@ class PtbXlError(ValueError):
     """The PTB-XL folder, its table or one of its records is not what it must be. The message names the `ecg_id`."""
 
 
-def read_table(data_dir: str | Path | None) -> pd.DataFrame:
-    """Read `ptbxl_database.csv`, indexed by `ecg_id` in ascending order.
+def find_table(data_dir: str | Path | None) -> Path:
+    """Return the path of `ptbxl_database.csv`.
 
     Raises:
-        PtbXlError: If `data_dir` is not a PTB-XL folder, or its table is not readable or not whole.
+        PtbXlError: If `data_dir` is not a PTB-XL folder.
     """
     if data_dir is None:
         raise PtbXlError(f"Expected data_dir=<the PTB-XL folder with {TABLE}>, got none. {HOW_TO_GET}")
@@ -37,6 +39,46 @@ def read_table(data_dir: str | Path | None) -> pd.DataFrame:
         below = sorted(Path(data_dir).glob(f"*/{TABLE}"))
         fix = f"Pass data_dir={str(below[0].parent)!r}." if below else HOW_TO_GET
         raise PtbXlError(f"Expected {TABLE} in data_dir={str(data_dir)!r}, found none. {fix}")
+    return path
+
+
+def fingerprint_sources(data_dir: str | Path, sampling_rate: int) -> str:
+    """Return a hash of the table's bytes and of names, sizes and times of change of the record files of one rate.
+
+    A table that was corrected or a record that was replaced gives another one; the signals themselves are not read.
+    A folder that is absent or incomplete has a fingerprint, too.
+
+    Args:
+        data_dir (`str` or `Path`): The folder with `ptbxl_database.csv`.
+        sampling_rate (`int`): 100 or 500 Hz: the records below `records100` or `records500`.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    digest, table = hashlib.sha256(), Path(data_dir) / TABLE
+    if table.is_file():
+        digest.update(table.read_bytes())
+    for folder, folders, files in os.walk(Path(data_dir) / f"records{sampling_rate}", followlinks=True):
+        folders.sort()
+        digest.update(os.path.relpath(folder, data_dir).encode())
+        for name in sorted(files):
+            try:
+                state = os.stat(os.path.join(folder, name))
+            except OSError:  # a link whose target is not there
+                continue
+            # Both times: copying tools set the first one back, nothing sets back the second.
+            facts = (name, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+            digest.update(repr(facts).encode())
+    return digest.hexdigest()[:16]
+
+
+def read_table(data_dir: str | Path | None) -> pd.DataFrame:
+    """Read `ptbxl_database.csv`, indexed by `ecg_id` in ascending order.
+
+    Raises:
+        PtbXlError: If `data_dir` is not a PTB-XL folder, or its table is not readable or not whole.
+    """
+    path = find_table(data_dir)
     try:
         table = pd.read_csv(path)
     except ValueError as error:  # pandas' errors of parsing and decoding
@@ -115,4 +157,4 @@ def parse_scp_codes(text: str) -> dict[str, float]:
         raise PtbXlError(f"expected scp_codes like {{'NORM': 100.0}}, got {str(text)[:80]!r}.") from error
 
 
-__all__ = ["PtbXlError", "parse_scp_codes", "read_signal", "read_table"]
+__all__ = ["PtbXlError", "find_table", "fingerprint_sources", "parse_scp_codes", "read_signal", "read_table"]

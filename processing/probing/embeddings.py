@@ -120,7 +120,7 @@ def embed_tables(
 ) -> tuple[dict[str, np.ndarray], str, str]:
     """Return the features of every table, and the fingerprints of weights and signals they were made from.
 
-    With a `cache_dir` features are computed once per weights, configuration and signals.
+    With a `cache_dir` features are computed once per weights, configurations of encoder and extractor, and signals.
 
     Args:
         encoder ([`MeritEcgModel`]), extractor ([`MeritFeatureExtractor`]): As `load_encoder` returns them.
@@ -136,7 +136,8 @@ def embed_tables(
         RuntimeError: If the weights changed while embedding.
     """
     weights = weights_fingerprint(encoder)
-    settings = hashlib.sha256(encoder.config.to_json_string().encode()).hexdigest()[:8]
+    texts = encoder.config.to_json_string() + extractor.to_json_string()
+    settings = hashlib.sha256(texts.encode()).hexdigest()[:8]
     views = {name: SignalView(table) for name, table in tables.items()}
     signals = data_fingerprint(view.signals(range(len(view))) for view in views.values())
     name = f"{weights}-{settings}-{signals}{'-leads' if per_lead else ''}.safetensors"

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from datasets import load_dataset
+from datasets.exceptions import DatasetsError
 from torch.utils.data import Dataset
 
 from ..augmentation import augment_ecg
@@ -13,6 +14,14 @@ from ..units import MICROVOLTS_PER_MILLIVOLT
 
 def load_split(args, split):
     """Return one split of the data set that `--dataset`, `--data_dir` and `--sampling_rate` name."""
+    try:
+        return _load_split(args, split)
+    except (OSError, ValueError, DatasetsError) as error:  # no such data, no such split, a damaged file
+        text = str(error).splitlines() or [type(error).__name__]
+        raise SystemExit(f"The {split} split of {args.dataset} cannot be read: {text[0][:500]}") from error
+
+
+def _load_split(args, split):
     if args.dataset == "ptb_xl":
         builder = PtbXl(config_name=f"{args.sampling_rate}hz", data_dir=args.data_dir)
     elif args.dataset == "synthetic":

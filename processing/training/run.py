@@ -4,8 +4,10 @@ import argparse
 import json
 import math
 import shutil
+import signal
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,18 @@ from accelerate.tracking import GeneralTracker, on_main_process
 from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import get_cosine_schedule_with_warmup
+from transformers import PreTrainedModel, ProcessorMixin, get_cosine_schedule_with_warmup
 
-from .checkpoints import Progress, resume
+from .checkpoints import (
+    PARTIAL,
+    Progress,
+    check_same_run,
+    cut_log,
+    load_checkpoint,
+    read_state,
+    replace_files,
+    save_checkpoint,
+)
 
 RUN_OPTIONS = (
     *("dataset", "num_records", "sampling_rate", "max_train_steps", "gradient_accumulation_steps", "weight_decay"),
@@ -27,6 +38,37 @@ RUN_OPTIONS = (
 )
 """Names of the options that `start` and `train` read and that mean the same in both scripts."""
 
+MODEL_PARTIAL = f"model{PARTIAL}"
+
+MAY_CHANGE = {
+    *("output_dir", "resume_from_checkpoint", "overwrite_output_dir", "checkpointing_steps"),
+    *("checkpoints_total_limit", "report_to", "num_workers"),
+    # Compared by what follows from them: fingerprints of the data, records per batch, steps.
+    *("dataset", "data_dir", "num_records", "questions", "text_model", "ecg_model", "language_model"),
+    *("batch_size", "epochs", "max_train_steps", "mixed_precision"),
+}
+"""Names of the options that a resumed run may have otherwise than the interrupted one."""
+
+
+class StopSignals:
+    """Notes SIGTERM and Ctrl-C in `received`, so that a run can save first; the second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def __enter__(self) -> "StopSignals":
+        numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)
+        self._former = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number
+        signal.signal(number, self._former[number])
+
 
 class JsonLinesTracker(GeneralTracker):
     """Writes every logged value as one line of JSON; needs no other package."""
@@ -34,11 +76,9 @@ class JsonLinesTracker(GeneralTracker):
     name = "jsonl"
     requires_logging_directory = False
 
-    def __init__(self, path: Path, keep: bool):
+    def __init__(self, path: Path):
         super().__init__()
         self.path = path
-        if not keep:
-            path.unlink(missing_ok=True)
 
     @property
     def tracker(self):
@@ -59,33 +99,54 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
 
 
-def start(args: argparse.Namespace, project: str, report_to: Iterable[str], unused_parameters: bool) -> Accelerator:
-    """Return the accelerator of a run, its log open and its output folder ready.
+def start(args: argparse.Namespace, report_to: Iterable[str], unused_parameters: bool) -> Accelerator:
+    """Return the accelerator of a run, its output folder made.
 
     Args:
         args (`argparse.Namespace`): With `RUN_OPTIONS` and `output_dir`.
-        project (`str`): Name of the run in the trackers.
         report_to (iterable of `str`): Trackers beside `train_log.jsonl`.
         unused_parameters (`bool`): Whether a step may leave parameters without a gradient.
     """
-    tracker = JsonLinesTracker(args.output_dir / "train_log.jsonl", keep=bool(args.resume_from_checkpoint))
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         step_scheduler_with_optimizer=False,
-        log_with=[tracker, *report_to],
+        log_with=[JsonLinesTracker(args.output_dir / "train_log.jsonl"), *report_to],
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-        project_config=ProjectConfiguration(
-            str(args.output_dir), automatic_checkpoint_naming=True, total_limit=args.checkpoints_total_limit
-        ),
+        project_config=ProjectConfiguration(str(args.output_dir)),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
     )
+    # Weights without the "module." of several processes, so that another number of them can load a checkpoint.
+    accelerator.register_save_state_pre_hook(_save_unwrapped(accelerator))
+    accelerator.register_load_state_pre_hook(_load_unwrapped(accelerator))
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.overwrite_output_dir and not args.resume_from_checkpoint and accelerator.is_main_process:
         shutil.rmtree(args.output_dir / "checkpoints", ignore_errors=True)
     accelerator.wait_for_everyone()
-    accelerator.init_trackers(project, config={name: str(value) for name, value in vars(args).items()})
     return accelerator
+
+
+def _save_unwrapped(accelerator: Accelerator) -> Callable[[list, list, str], None]:
+    def hook(models: list, weights: list, folder: str) -> None:
+        if weights:  # else FSDP or DeepSpeed have saved them in their own way
+            weights[:] = [accelerator.unwrap_model(model).state_dict() for model in models]
+
+    return hook
+
+
+def _load_unwrapped(accelerator: Accelerator) -> Callable[[list, str], None]:
+    def hook(models: list, folder: str) -> None:
+        models[:] = [accelerator.unwrap_model(model) for model in models]
+
+    return hook
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Save a model so that a run killed meanwhile leaves the former one, and no file is half written."""
+    partial = folder / MODEL_PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    replace_files(partial, folder)
 
 
 def count_steps(args: argparse.Namespace, loader: DataLoaderShard) -> tuple[int, int]:
@@ -107,34 +168,66 @@ def train(
     loader: DataLoaderShard,
     accelerator: Accelerator,
     args: argparse.Namespace,
+    processor: ProcessorMixin,
     *,
+    project: str,
     metrics: Sequence[str],
     validate: Callable[[], dict[str, float]],
     set_epoch: Callable[[int], None],
     unit: str,
+    data: Mapping[str, Any],
+    any_processes: bool,
 ) -> dict[str, Any]:
     """Train from the start or a checkpoint to the last step; the best model lies in the output folder afterwards.
+
+    SIGTERM and Ctrl-C save a checkpoint after the running step and end the process with 143 or 130.
 
     Args:
         model (`nn.Module`), optimizer (`Optimizer`), loader (`DataLoaderShard`): What `accelerator.prepare` returned.
         scheduler (`LambdaLR`): Stepped once per optimiser step.
         accelerator (`Accelerator`), args (`argparse.Namespace`): See `start`; besides, `epochs` and `warmup_ratio`.
+        processor (`ProcessorMixin`): Saved at once, so that an interrupted run leaves a usable model.
+        project (`str`): Name of the run in the trackers.
         metrics (sequence of `str`): Fields of the model's output to log, "loss" among them.
         validate (callable): Returns the validation metrics, "loss" among them; the model is in evaluation mode.
         set_epoch (callable): Told the number of every epoch before it begins.
         unit (`str`): What a batch holds, for the progress bar and the results.
+        data (mapping): Fingerprints and sizes of the data; a run with others is not resumed.
+        any_processes (`bool`): Whether the batches of all processes together hold the same records in the same order
+            for any number of processes; if not, a run is resumed by the same number alone.
 
     Returns:
         `dict`: The part of the results file that says how the run went.
 
     Raises:
-        SystemExit: If the loss is no longer finite.
+        SystemExit: If the loss is no longer finite, a checkpoint is that of another run or cannot be saved, or the
+            run was told to stop.
     """
-    progress = Progress()
-    accelerator.register_for_checkpointing(scheduler, progress)
+    progress, folder = Progress(), args.resume_from_checkpoint
     set_seed(args.seed + accelerator.process_index)  # each process its own masks
-    resume(accelerator, args)
     total_steps, epoch_steps = count_steps(args, loader)
+    run = {name: value for name, value in settings(args).items() if name not in MAY_CHANGE} | dict(data)
+    run |= {"mixed_precision": accelerator.mixed_precision, "steps": total_steps, "steps of an epoch": epoch_steps}
+    run |= {"batch_size times processes": loader.total_batch_size, "batches of an epoch": len(loader)}
+    if not any_processes:
+        run["processes"] = accelerator.num_processes
+    if folder:
+        state = read_state(folder)
+        check_same_run(folder, state["run"], run)
+        load_checkpoint(accelerator, folder, args.seed)
+        progress.load_state_dict(state["progress"])
+        scheduler.load_state_dict(state["scheduler"])
+        if not any(args.output_dir.glob("*.safetensors")):  # resumed into another folder: the best of what follows
+            progress.best_loss = math.inf
+    if accelerator.is_main_process:
+        shutil.rmtree(args.output_dir / MODEL_PARTIAL, ignore_errors=True)  # of a run killed while it saved its model
+        cut_log(args.output_dir / "train_log.jsonl", progress.step if folder else -1)
+        processor.save_pretrained(args.output_dir)
+    accelerator.init_trackers(
+        project,
+        config={name: str(value) for name, value in vars(args).items()},
+        init_kwargs={"tensorboard": {"purge_step": progress.step + 1}} if folder else {},
+    )
     records = loader.total_batch_size * args.gradient_accumulation_steps
     first_step, started = progress.step, time.perf_counter()
     bar = tqdm(
@@ -143,54 +236,64 @@ def train(
         unit=unit,
         disable=not accelerator.is_main_process,
     )
-    model.train()
-    while progress.step < total_steps:
-        epoch, done = divmod(progress.step, epoch_steps)
-        set_epoch(epoch)
-        batches = loader
-        if done:
-            batches = accelerator.skip_first_batches(loader, done * args.gradient_accumulation_steps)
-        for batch in batches:
-            with accelerator.accumulate(model):
-                output = model(**batch)
-                accelerator.backward(output.loss)
-                if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            if not accelerator.sync_gradients:
-                continue
-            scheduler.step()
-            progress.step += 1
-            terms = {name: output[name].detach().float() for name in metrics if output.get(name) is not None}
-            terms = {name: accelerator.reduce(value, "mean").item() for name, value in terms.items()}
-            for name, value in (terms | {"steps": 1}).items():
-                progress.sums[name] = progress.sums.get(name, 0) + value
-            accelerator.log({f"train/{name}": value for name, value in terms.items()}, step=progress.step)
-            bar.update(records)
-            bar.set_postfix(epoch=epoch, loss=f"{terms['loss']:.3f}")
-            if not math.isfinite(terms["loss"]):
-                raise SystemExit(f"The loss became {terms['loss']} at step {progress.step}; lower --learning_rate.")
-            last = progress.step == total_steps
-            if progress.step % epoch_steps == 0 or last:
-                steps = progress.sums.pop("steps")
-                train_means = {name: value / steps for name, value in progress.sums.items()}
-                progress.sums = {}
-                model.eval()
-                with torch.no_grad():
-                    means = validate()
-                model.train()
-                accelerator.log({f"validation/{name}": value for name, value in means.items()}, step=progress.step)
-                progress.curves.append({"step": progress.step, "train": train_means, "validation": means})
-                if means["loss"] < progress.best_loss:
-                    progress.best_loss = means["loss"]
-                    accelerator.unwrap_model(model).save_pretrained(
-                        args.output_dir, is_main_process=accelerator.is_main_process
+    with StopSignals() as stop:
+        model.train()
+        while progress.step < total_steps:
+            epoch, done = divmod(progress.step, epoch_steps)
+            set_epoch(epoch)
+            batches = loader
+            if done:
+                batches = accelerator.skip_first_batches(loader, done * args.gradient_accumulation_steps)
+            for batch in batches:
+                with accelerator.accumulate(model):
+                    output = model(**batch)
+                    accelerator.backward(output.loss)
+                    if accelerator.sync_gradients:
+                        accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                if not accelerator.sync_gradients:
+                    continue
+                scheduler.step()
+                progress.step += 1
+                terms = {name: output[name].detach().float() for name in metrics if output.get(name) is not None}
+                terms = {name: accelerator.reduce(value, "mean").item() for name, value in terms.items()}
+                for name, value in (terms | {"steps": 1}).items():
+                    progress.sums[name] = progress.sums.get(name, 0) + value
+                accelerator.log({f"train/{name}": value for name, value in terms.items()}, step=progress.step)
+                bar.update(records)
+                bar.set_postfix(epoch=epoch, loss=f"{terms['loss']:.3f}")
+                if not math.isfinite(terms["loss"]):
+                    raise SystemExit(
+                        f"The loss became {terms['loss']} at step {progress.step}; lower --learning_rate."
                     )
-            if progress.step % (args.checkpointing_steps or epoch_steps) == 0 and not last:
-                accelerator.save_state()
-            if last:
-                break
+                last = progress.step == total_steps
+                if progress.step % epoch_steps == 0 or last:
+                    steps = progress.sums.pop("steps")
+                    train_means = {name: value / steps for name, value in progress.sums.items()}
+                    progress.sums = {}
+                    model.eval()
+                    with torch.no_grad():
+                        means = validate()
+                    model.train()
+                    accelerator.log({f"validation/{name}": value for name, value in means.items()}, step=progress.step)
+                    progress.curves.append({"step": progress.step, "train": train_means, "validation": means})
+                    if means["loss"] < progress.best_loss:
+                        progress.best_loss = means["loss"]
+                        if accelerator.is_main_process:
+                            save_model(accelerator.unwrap_model(model), args.output_dir)
+                stopped = int(accelerator.gather(torch.tensor([stop.received], device=accelerator.device)).max())
+                if not last and (stopped or progress.step % (args.checkpointing_steps or epoch_steps) == 0):
+                    state = {"step": progress.step, "progress": progress.state_dict()}
+                    state |= {"scheduler": scheduler.state_dict(), "run": run}
+                    saved = save_checkpoint(accelerator, args.output_dir, state, args.checkpoints_total_limit)
+                if stopped and not last:
+                    if accelerator.is_main_process:
+                        print(f"Stopped by {signal.Signals(stopped).name}; saved {saved}.", file=sys.stderr)
+                    accelerator.end_training()
+                    raise SystemExit(128 + stopped)
+                if last:
+                    break
     bar.close()
     seconds = time.perf_counter() - started
     return {
