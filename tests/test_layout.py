@@ -28,7 +28,14 @@ TRAVELS = r"modeling_merit\.\w+_merit\w*|processing\.(\w+_merit|leads|units|resa
 
 # Modules of processing/readers that are no format of their own, and modules that are parts of one format.
 SHARED = {"source", "fields", "arrays", "lead_codes", "calibration", "xml_safety"}
-PARTS = {"scp_huffman": "scp", "scp_signal": "scp", "wfdb_header": "wfdb_files", "matlab5": "matlab", "xli": "sierra"}
+PARTS = {
+    "scp_huffman": "scp",
+    "scp_signal": "scp",
+    "wfdb_header": "wfdb_files",
+    "wfdb_signals": "wfdb_files",
+    "matlab5": "matlab",
+    "xli": "sierra",
+}
 
 
 def modules(root: Path) -> dict[str, Path]:

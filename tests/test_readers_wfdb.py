@@ -105,7 +105,7 @@ class TestSmallRecords:
             ("500 4\n", "500 99999999999999999999999\n", "claims 99999999999999999999999"),
             ("rec 2 500 4\n", "rec 2\n", "states no sampling rate"),
             ("rec 2 500 4\n", "rec 2 0 4\n", "states no sampling rate"),
-            ("rec 2 500 4\n", "rec 2 5x0 4\n", "no WFDB header"),
+            ("rec 2 500 4\n", "rec 2 5x0 4\n", "not a WFDB header"),
             ("rec 2 500 4\n", "rec 3 500 4\n", "announces 3"),
             ("rec 2 500 4\n", "rec 100000 500 4\n", "announces 100000"),
             ("0 II\n", "0 lead9\n", "'lead9'"),
@@ -129,7 +129,7 @@ class TestSmallRecords:
 
     def test_files_that_are_no_record(self, tmp_path):
         (tmp_path / "rec.hea").write_text("Dear colleague,\nplease find attached\n")
-        with pytest.raises(EcgFormatError, match="no WFDB header"):
+        with pytest.raises(EcgFormatError, match="not a WFDB header"):
             read_ecg(tmp_path / "rec.hea")
         (tmp_path / "alone.dat").write_bytes(b"12")
         with pytest.raises(EcgFormatError, match="lacks its WFDB header"):

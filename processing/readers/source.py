@@ -70,6 +70,11 @@ class Source:
     units: str | None = None
     index: int | None = None
 
+    @property
+    def record_id(self) -> str | None:
+        """Name of the file without its extension; `None` for bytes, whose name says nothing."""
+        return self.path.stem if self.path else None
+
     @cached_property
     def size(self) -> int:
         """Length of the file in bytes."""
