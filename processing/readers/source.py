@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from .. import units
-from ..leads import canonical_lead
+from ..leads import canonical_lead, undecided_sites
 from ..record import EcgFormatError
 from ..units import MILLIVOLTS_PER_UNIT
 
@@ -24,7 +24,7 @@ HEAD_BYTES = 8192
 
 # Other signals of monitors and polysomnographs; some headers leave out their unit, which then reads as millivolts.
 _NO_ECG = re.compile(
-    r"resp|pleth|spo2|sao2|art|abp|pap|cvp|icp|bp|co2|o2|eeg|emg|eog|scg|gsr|temp|flow|imp|annot|chin|snor|thor|abdo|nasal",
+    r"resp|pleth|spo2|sao2|art|abp|pap|cvp|icp|bp|co2|o2|eeg|emg|eog|scg|gsr|temp|flow|imp|annot|chin|snor|thor|abdo|nasal|ppg|acc|gyr|eda",
     re.IGNORECASE,
 )
 # Sites of EEG electrodes in the 10-20 system, mastoids and eyes, alone or against a reference ("C4-M1").
@@ -78,10 +78,9 @@ class Source:
     index: int | None = None
     packed: Path | None = None
 
-    @property
-    def record_id(self) -> str | None:
-        """Name of the file without its extension; `None` for bytes, whose name says nothing."""
-        return self.path.stem if self.path else None
+    def __post_init__(self) -> None:
+        if isinstance(self.leads, str):  # "II" or "I, II" are names, not letters
+            object.__setattr__(self, "leads", tuple(name.strip() for name in self.leads.split(",")))
 
     @property
     def record_id(self) -> str | None:
@@ -180,6 +179,13 @@ class Source:
                         f"{self.name} names its channel {i + 1} {names[i][:40]!r}, `leads` {str(name)[:40]!r}. Leave "
                         "`leads` out, or rename with `leads={'name in the file': 'lead name'}` if the file is wrong."
                     )
+        undecided = undecided_sites([names[i] for i in range(len(names)) if i not in left_out])
+        sites = [names[i] for i, name in stated.items() if name == names[i] and name in undecided]
+        if sites and not isinstance(self.leads, Sequence):
+            raise EcgFormatError(
+                f"{self.name} holds the channels {_listed(names)}. {_listed(sites)} can be EEG sites or chest leads: "
+                "say which with `leads={'C3': 'V3'}`, or `None` in its place to leave one out."
+            )
         chosen = {i: name for i, name in stated.items() if name is not None}
         if not chosen:
             raise EcgFormatError(f"{self.name} holds no ECG lead; it holds {_listed(names) or 'no channel'}.")

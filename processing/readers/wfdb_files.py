@@ -60,7 +60,7 @@ def open_recording(source: Source) -> Recording:
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
     age, sex = age_and_sex(header.comments)
     gains = {
-        signal.gain / millivolts_per(signal.unit, signal.name)
+        abs(signal.gain) / millivolts_per(signal.unit, signal.name)
         for part in {id(segment.header): segment.header for segment in segments}.values()
         for signal in part.signals
         if signal.name in rows
