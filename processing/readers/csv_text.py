@@ -38,7 +38,6 @@ _SUFFIXES = {*MILLIVOLTS_PER_UNIT, "s", "ms"}
 # A comma that can only be a decimal comma: after a leading zero or nothing, or before other than three digits.
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])(?:0\d*|),\d|(?<!\d),\d|,\d{1,2}(?!\d)|,\d{4}|\d{4},\d", re.ASCII)
 _LINE_END = re.compile(r"[\r\n]")
-_DECIMAL_POINT = re.compile(r"\d\.\d|(?<!\d)\.\d", re.ASCII)
 
 
 def matches(head: bytes, name: str) -> bool:
@@ -134,7 +133,7 @@ def _read_apple(source: Source, facts: dict[str, str], body: str, notes: list[st
     ]
     if rate is None or unit is None or missing:
         raise EcgFormatError(f"{source.name} does not say its {', '.join(missing)}. State them: `{missing[0]}=`.")
-    if "," in stated and not _DECIMAL_POINT.search(body):
+    if "," in stated and "." not in body:
         body = body.replace(",", ".")  # a line holds one value, and the rate too has a decimal comma
     else:
         body = _with_points(source, body)
@@ -270,7 +269,8 @@ def _with_points(source: Source, body: str) -> str:
     """Return numbers with decimal points for those with decimal commas; refuse commas that can separate thousands."""
     if "," not in body:
         return body
-    if _DECIMAL_POINT.search(body) or not _DECIMAL_COMMA.search(body):
+    sample = body if len(body) < 2**20 else body[: body.rfind("\n", 0, 2**20) + 1]
+    if "." in body or not _DECIMAL_COMMA.search(sample):
         found = re.search(r"\S{0,9},\S{0,9}", body)
         raise EcgFormatError(
             f"{source.name} holds numbers such as {found[0] if found else ','!r}, whose comma can separate thousands "
@@ -316,7 +316,7 @@ def _numbers(source: Source, body: str, separator: str, n_columns: int) -> np.nd
         raise EcgFormatError(f"{source.name} has {n_columns} columns; expected at most {MAX_LEADS} leads.")
     try:
         table = pd.read_csv(
-            io.StringIO(body),
+            io.BytesIO(body.encode()),
             sep=separator,
             header=None,
             dtype=np.float64,
@@ -328,9 +328,8 @@ def _numbers(source: Source, body: str, separator: str, n_columns: int) -> np.nd
             f"{source.name}: expected {n_columns} columns of numbers only below the header: {str(error)[:100]!r}."
         ) from None
     if table.shape[1] != n_columns or body.count(separator) != len(table) * (n_columns - 1):
-        short = next(
-            (row for row in lines_of(body) if row and row.count(separator) != n_columns - 1), "of other columns"
-        )
+        rows = (match[0] for match in re.finditer(r"[^\r\n]+", body))
+        short = next((row for row in rows if row.count(separator) != n_columns - 1), "of other columns")
         raise EcgFormatError(
             f"{source.name}: expected {n_columns} columns, got the line {short[:80]!r}. Is the file cut?"
         )

@@ -8,6 +8,7 @@ more.
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,12 +72,16 @@ def open_recording(source: Source) -> Recording:
     def read_piece(start: int, stop: int) -> EcgRecord:
         check_size(len(rows), (stop - start) * per_frame, header.path.name)
         signal = np.full((len(rows), (stop - start) * per_frame), np.nan, dtype=np.float32)
+        held: tuple[Any, dict[str, np.ndarray]] = (None, {})  # a header can repeat one segment a thousand times
         for segment in segments:
             first, last = max(start, segment.start), min(stop, segment.stop)
             if first >= last:
                 continue
             n_samples = (last - first) * per_frame
-            for name, piece in _read_segment(segment, first - segment.start, last - segment.start, rows).items():
+            wanted = (segment.header.path, first - segment.start, last - segment.start)
+            if held[0] != wanted:
+                held = (wanted, _read_segment(segment, *wanted[1:], rows))
+            for name, piece in held[1].items():
                 if len(piece) != n_samples:
                     piece = resample_with_gaps(piece[None], len(piece), n_samples)[0]
                 signal[rows[name], (first - start) * per_frame : (last - start) * per_frame] = piece
@@ -182,7 +187,8 @@ def _millivolts(signal: Signal, digital: np.ndarray, n_frames: int) -> np.ndarra
     values[digital == STORAGE[signal.fmt][1]] = np.nan
     # Sample n + skew belongs to time n (header(5)).
     piece = values[signal.skew * signal.per_frame :][: n_frames * signal.per_frame]
-    return np.pad(piece, (0, n_frames * signal.per_frame - len(piece)), constant_values=np.nan)
+    missing = n_frames * signal.per_frame - len(piece)
+    return np.concatenate([piece, np.full(missing, np.nan, np.float32)]) if missing else piece
 
 
 def _verify_checksum(path: Path, signal: Signal, digital: np.ndarray) -> None:
