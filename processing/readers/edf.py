@@ -99,7 +99,7 @@ def open_recording(source: Source) -> Recording:
             skipped = first_record * layout.samples[i]
             digital = layout.digital(records, i)[round(start * own) - skipped : round(stop * own) - skipped]
             marked = no_value(digital[None])[0]
-            piece = ((digital - ranges[i][3]) * steps[i] + ranges[i][1]) * millivolts[i]
+            piece = ((digital.astype(np.float64) - ranges[i][3]) * steps[i] + ranges[i][1]) * millivolts[i]
             piece[marked] = np.nan
             if own != 1:
                 marks[:] = resample_invalid(marked, len(piece), stop - start)[: stop - start]
