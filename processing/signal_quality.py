@@ -18,7 +18,8 @@ from .resampling import bridge_nan
 PLAUSIBLE_HZ = (10.0, 100_000.0)
 PLAUSIBLE_MV = (0.05, 20.0)  # largest peak-to-peak amplitude of a record: outside, the unit is probably wrong
 FLAT_MV = 0.01  # peak to peak
-PADDING_SECONDS, PADDING_SAMPLES = 0.1, 10  # shortest stretch at an end of a record that is taken for padding
+PADDING_SECONDS, PADDING_SAMPLES = 0.1, 10  # shortest padding at an end of a record, if all leads hold one value there
+HELD_SECONDS = 0.2  # the same if each holds its own: every record of PTB-XL ends with 0.1 s of its last values
 PAUSE_SECONDS = 2.0  # longest time for which an ECG without noise stands still between two beats
 NO_VALUES = (-32768, 29999, 32767, -(2**31), 2**31 - 1)  # markers of a missing sample in integer formats
 NO_VALUE_GAP = 1000  # ADC units between a marker and the nearest voltage
@@ -112,11 +113,11 @@ def record_quality(record: Any) -> tuple[dict[str, Any] | None, list[str]]:
 def unpadded(signal: np.ndarray, rate: float) -> tuple[int, int]:
     """Return from where to where a signal is a recording, without the padding at its ends.
 
-    Padding is a stretch at the start or the end during which every lead stands exactly still (each at any one value,
-    or at NaN) for at least `PADDING_SECONDS` and `PADDING_SAMPLES`. An ECG without noise stands still between its
-    beats, too: a stretch shorter than `PAUSE_SECONDS` also has to last more than twice as long as any between two
-    changes within the signal. One lead that is flat while another moves is not padding, nor is a signal that stands
-    still from its start to its end.
+    Padding is a stretch at the start or the end during which every lead stands exactly still, or is NaN, for at least
+    `PADDING_SAMPLES` and `PADDING_SECONDS` (several leads, all at one value) or `HELD_SECONDS` (a single lead, or each
+    at its own value). An ECG without noise stands still between its beats, too: a stretch shorter than `PAUSE_SECONDS`
+    also has to last more than twice as long as any between two changes within the signal. One lead that is flat while
+    another moves is not padding, nor is a signal that stands still from its start to its end.
 
     Args:
         signal (`np.ndarray` of shape `(leads, samples)`): Of any unit; NaN where a sample is missing.
@@ -145,10 +146,18 @@ def unpadded(signal: np.ndarray, rate: float) -> tuple[int, int]:
     pauses = np.diff(changes)
     longest = pauses[pauses < PAUSE_SECONDS * rate].max(initial=1)
 
-    def is_padding(length: int) -> bool:
-        return length >= shortest and (length >= PAUSE_SECONDS * rate or length > 2 * longest)
+    def is_padding(length: int, values: np.ndarray) -> bool:
+        values = values[values == values]
+        equal = len(signal) > 1 and (values == values[:1]).all()
+        enough = shortest if equal else max(PADDING_SAMPLES, HELD_SECONDS * rate)
+        return length >= enough and (length >= PAUSE_SECONDS * rate or length > 2 * longest)
 
-    return start if is_padding(start) else 0, stop if is_padding(samples - stop) else samples
+    if start >= stop:
+        return 0, samples
+    return (
+        start if is_padding(start, signal[:, 0]) else 0,
+        stop if is_padding(samples - stop, signal[:, -1]) else samples,
+    )
 
 
 def _stands_still(signal: np.ndarray) -> bool:

@@ -27,7 +27,7 @@ LAYERS = (
 TRAVELS = r"modeling_merit\.\w+_merit\w*|processing\.(\w+_merit|leads|units|resampling|signal_quality)"
 
 # Modules of processing/readers that are no format of their own, and modules that are parts of one format.
-SHARED = {"source", "fields", "arrays", "lead_codes", "calibration", "xml_safety"}
+SHARED = {"source", "compressed", "fields", "arrays", "lead_codes", "calibration", "xml_safety"}
 PARTS = {
     "scp_huffman": "scp",
     "scp_signal": "scp",

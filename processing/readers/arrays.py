@@ -45,7 +45,7 @@ def record_of_arrays(arrays: Mapping[str, np.ndarray], source: Source) -> EcgRec
             f"Expected a signal (leads, samples) with a row for each of the {named.size} leads, got {signal.shape}. "
             "Transpose an array of shape (samples, leads) before saving it."
         )
-    check_size(*signal.shape, source.name)
+    check_size(len(signal), signal.shape[1], source.name)
     chosen = source.choose_leads([str(name) for name in named])
     unit = str(arrays["units"]) if "units" in arrays else str(source.units)
     rate = _number(arrays["sampling_rate"], source.name) if "sampling_rate" in arrays else source.sampling_rate

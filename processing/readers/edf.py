@@ -19,8 +19,8 @@ from ..resampling import resample_invalid, resample_with_gaps
 from ..signal_quality import no_value
 from ..units import MILLIVOLTS_PER_UNIT
 from .arrays import missing_notes
-from .fields import age_at
-from .source import MAX_FILE_BYTES, Source, is_no_ecg, millivolts_per
+from .fields import age_at, other_channels
+from .source import MAX_FILE_BYTES, Source, millivolts_per
 
 _EDF, _BDF = b"0       ", b"\xffBIOSEMI"
 _ANNOTATIONS = (b"EDF Annotations", b"BDF Annotations")
@@ -68,7 +68,7 @@ def open_recording(source: Source) -> Recording:
         raise EcgFormatError(f"{source.name} has gaps (EDF+D). Expected a continuous recording; split it at its gaps.")
     units = [source.units if source.units and _says_no_unit(unit) else unit for unit in units]
     kept = source.choose_leads(
-        [names[i] for i in rows], [k for k, i in enumerate(rows) if is_no_ecg(names[i], units[i])]
+        [names[i] for i in rows], other_channels(source, [names[i] for i in rows], [units[i] for i in rows])
     )
     chosen = {rows[k]: lead for k, lead in kept.items()}
     left_out = [f"{names[i]} ({units[i]})" for i in rows if i not in chosen]
@@ -99,7 +99,7 @@ def open_recording(source: Source) -> Recording:
             skipped = first_record * layout.samples[i]
             digital = layout.digital(records, i)[round(start * own) - skipped : round(stop * own) - skipped]
             marked = no_value(digital[None])[0]
-            piece = ((digital - ranges[i][3]) * steps[i] + ranges[i][1]) * millivolts[i]
+            piece = ((digital.astype(np.float64) - ranges[i][3]) * steps[i] + ranges[i][1]) * millivolts[i]
             piece[marked] = np.nan
             if own != 1:
                 marks[:] = resample_invalid(marked, len(piece), stop - start)[: stop - start]

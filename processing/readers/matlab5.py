@@ -66,7 +66,8 @@ def _unpack(content: memoryview, limit: int) -> bytes:
         raise EcgFormatError(f"A variable of the MATLAB file is damaged: {error}.") from error
     if len(unpacked) > limit:
         raise EcgFormatError(
-            f"The MATLAB file unpacks to too much: {limit} bytes are left for a variable. Save it without compression."
+            f"The MATLAB file unpacks to more than is believed: {limit} bytes are left for a variable. Save it "
+            "without compression."
         )
     if not decoder.eof:
         raise EcgFormatError("The MATLAB file is truncated: a compressed variable does not end.")

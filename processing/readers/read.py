@@ -160,6 +160,8 @@ def without_padding(record: EcgRecord) -> EcgRecord:
             signal = np.where(marked, np.float32(np.nan), signal)
             notes += missing_notes(record.leads, marked)
     start, stop = unpadded(signal, record.sampling_rate)
+    start = 0 if np.isnan(signal[:, 0]).all() else start  # what the file marks as missing keeps its place
+    stop = record.n_samples if np.isnan(signal[:, -1]).all() else stop
     for name, n in (("start", start), ("end", record.n_samples - stop)):
         if n:
             notes.append(f"Cut at the {name}: {n} samples of padding, during which every lead stands still.")
