@@ -140,7 +140,7 @@ def other_channels(source: Source, names: Sequence[str], units: Sequence[str | N
     Raises:
         EcgFormatError: If there are axes that can be either.
     """
-    others = [i for i, name in enumerate(names) if (unit := units[i]) and is_no_ecg(name, unit)]
+    others = [i for i, name in enumerate(names) if (unit := units[i]) is not None and is_no_ecg(name, unit)]
     axes = [i for i, name in enumerate(names) if name.strip().upper() in _AXES]
     foreign = [i for i in axes if (unit := units[i]) and unit.strip().lower() not in MILLIVOLTS_PER_UNIT]
     leads = {name.strip().upper() for name in names if is_lead(name)}

@@ -33,9 +33,11 @@ _SIGNAL_FIELDS = (
     r"(\s(?P<name>.*))?)?)?"
 )
 _SEGMENT_FIELDS = r"\s(?P<length>\d{1,18})"
-_AGE = re.compile(r"(?<![^\W_])age>?\s{0,9}[:=]\s{0,9}(\d{1,3}(?:\.\d{1,9})?)(?![\d.])\s{0,9}([a-z]*)", re.IGNORECASE)
+_AGE = re.compile(
+    r"(?<![^\W_])age>?\s{0,9}[:=]\s{0,9}(\d{1,3}(?:\.\d{1,9})?)(?![\d.])[ \t]{0,9}([a-z]*)", re.IGNORECASE
+)
 _SEX = re.compile(r"(?<![^\W_])(?:sex|gender|sexe|sexo|geschlecht)>?\s{0,9}[:=]\s{0,9}([^\W\d_]+)", re.IGNORECASE)
-_YEARS = ("", "y", "yr", "yrs", "year", "years", "sex", "gender")
+_NO_YEARS = re.compile(r"d|mos?|(month|mth|week|wk|day|hour|monat|woche|tag|mois|jour)\w*", re.IGNORECASE)
 _MIT_BIH = re.compile(r"(?P<age>\d{1,3}) (?P<sex>[MF]) \d+ \d+ \w+$", re.ASCII)  # first comment of an MIT-BIH header
 
 
@@ -276,7 +278,7 @@ def age_and_sex(comments: tuple[str, ...] | list[str]) -> tuple[float | None, st
     text = "\n".join(comments)
     mit_bih = next((match for match in map(_MIT_BIH.match, comments) if match), None)
     age, sex = _AGE.search(text), _SEX.search(text)
-    years = age[1] if age and age[2].lower() in _YEARS else mit_bih["age"] if mit_bih and not age else None
+    years = age[1] if age and not _NO_YEARS.fullmatch(age[2]) else mit_bih["age"] if mit_bih and not age else None
     known = age_of(years)
     return (
         known if known is not None and known <= 120 else None,
