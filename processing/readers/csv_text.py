@@ -32,6 +32,7 @@ _COMMENT = re.compile(
     r"#\s{0,9}(?P<key>sampl(?:e|ing)[_ ]?(?:rate|frequency|interval)|fs|frequency|units?)\s{0,9}[:=](?P<value>.*)",
     re.IGNORECASE,
 )
+_COMMENT_LINE = re.compile(r"^[ \t]*#(?!N/A)[^\r\n]*", re.MULTILINE)
 _TIME_NAMES = {"time", "t", "timestamp", "seconds", "elapsed", "elapsed time", "elapsed_time", "zeit", "temps"}
 _COUNT_NAMES = {"", "index", "sample", "samples", "sample #", "sample number", "sample_number", "unnamed: 0"}
 _SUFFIXES = {*MILLIVOLTS_PER_UNIT, "s", "ms"}
@@ -84,7 +85,7 @@ def _parts(source: Source, text: str) -> tuple[list[str], list[str], str]:
             break
         stop = end.start() if end else len(text)
         line = text[position:stop].strip(" \t")
-        if line.startswith("#"):
+        if _COMMENT_LINE.match(line):
             comments.append(line)
         elif line and _is_data(line, bool(head)):
             return head, comments, text[position:]
@@ -182,10 +183,11 @@ def _columns(source: Source, line: str, separator: str) -> list[str]:
 def _units_of_second_line(source: Source, titles: list[list[str]], units: list[str | None]) -> list[str | None]:
     """Return the units with those of a second header line, such as `(seconds),(mV)`."""
     second = [cell.strip("()[] ") for cell in titles[1]]
-    known = [cell == "" or cell.lower() in SECONDS or cell.lower() in MILLIVOLTS_PER_UNIT for cell in second]
+    timed = [_column(title)[0].lower() in _TIME_NAMES for title in titles[0]]
+    known = [cell.lower() in (SECONDS if time else MILLIVOLTS_PER_UNIT) for cell, time in zip(second, timed)]
     clock = [bool(re.fullmatch(r"(h+:)?m+:s+(\.[ms]+)?", cell.lower())) for cell in second]
     # A channel that is not ECG may have any unit, so that one known unit is enough.
-    if len(titles) > 2 or len(second) != len(titles[0]) or not any(k and c for k, c in zip(known, second)):
+    if len(titles) > 2 or len(second) != len(titles[0]) or not any(known):
         raise EcgFormatError(
             f"{source.name} has {len(titles)} header lines, of which the second is {','.join(titles[1])[:60]!r}; "
             "expected one line of names and at most one of units, such as 'time,II' and 's,mV'."
@@ -311,7 +313,7 @@ def _printed_step(cell: str) -> float:
 def _numbers(source: Source, body: str, separator: str, n_columns: int) -> np.ndarray:
     """Return the numbers as float64 (columns, rows)."""
     if "#" in body:
-        body = re.sub(r"(?m)^[ \t]*#[^\r\n]*", "", body)
+        body = _COMMENT_LINE.sub("", body)
     if n_columns > 10 * MAX_LEADS:
         raise EcgFormatError(f"{source.name} has {n_columns} columns; expected at most {MAX_LEADS} leads.")
     try:

@@ -13,7 +13,7 @@ from .source import Source, is_lead, is_no_ecg
 
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
 _COMMA = re.compile(r"[-+]?(?P<whole>\d*),(?P<rest>\d+)", re.ASCII)
-_RATE = re.compile(r"(?P<number>[-+.,\de]*\d[.,]?) ?(?P<unit>[^\d.,]*)", re.IGNORECASE | re.ASCII)
+_RATE = re.compile(r"(?P<number>[-+.,\de]*\d[.,]?) ?(?P<unit>1/s|s\^?-1|[^\d.,]*)", re.IGNORECASE | re.ASCII)
 _HERTZ = {"hz": 1.0, "hertz": 1.0, "khz": 1000.0, "/s": 1.0, "1/s": 1.0, "s-1": 1.0, "s^-1": 1.0, "sps": 1.0}
 _HERTZ |= {f"{name}{per}": 1.0 for name in ("samples", "sample") for per in ("/s", "/sec", "/second", " per second")}
 SECONDS = {"s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "ms": 1e-3, "msec": 1e-3, "milliseconds": 1e-3}
