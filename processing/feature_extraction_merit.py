@@ -5,6 +5,7 @@ This file travels to the Hub beside the weights, so it imports only siblings.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -19,7 +20,9 @@ from .signal_quality import (
     check_sampling_rate,
     fill_missing,
     known_leads,
+    no_value,
     signal_quality,
+    unpadded,
     warn_amplitude,
 )
 from .units import MILLIVOLTS_PER_UNIT, millivolts_per
@@ -252,13 +255,10 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
                 'leads=["I", "II", "V1"], units="mV"; or pass an `EcgRecord` of `read_ecg`, which carries them.'
             )
         lead_names = _comparable("leads", stated["leads"])
-        layout = _Layout(
-            lead_names,
-            _comparable("sampling_rate", stated["sampling_rate"]),
-            _comparable("units", stated["units"]),
-            _check_shape(item, lead_names, name),
-        )
-        return item, layout
+        rate, millivolts = _comparable("sampling_rate", stated["sampling_rate"]), _comparable("units", stated["units"])
+        _check_shape(item, lead_names, name)
+        item = _without_padding(item, rate, name)
+        return item, _Layout(lead_names, rate, millivolts, item.shape[1])
 
     def _extract(
         self, batch: np.ndarray, layout: _Layout, indices: list[int], nan_policy: str, truncation: bool, quality: bool
@@ -378,11 +378,27 @@ def _split(ecg: Any) -> list[Any]:
     return list(array) if array.ndim == 3 else [array]
 
 
-def _check_shape(signal: np.ndarray, leads: tuple[str, ...], name: str) -> int:
-    """Return the number of samples of a signal of shape `(leads, samples)`, or say what is wrong with its shape."""
+def _without_padding(signal: np.ndarray, rate: float, name: str) -> np.ndarray:
+    """Return a signal without the padding at its ends and with NaN for the markers of no value, with a warning."""
+    marked = no_value(signal)
+    if marked.any():
+        warnings.warn(f"{name}: {marked.sum()} samples hold a marker of no value and count as NaN.", stacklevel=4)
+        signal = np.where(marked, np.nan, signal)
+    start, stop = unpadded(signal, rate)
+    if stop - start < signal.shape[1]:
+        warnings.warn(
+            f"{name}: {start} samples at its start and {signal.shape[1] - stop} at its end are left out as padding: "
+            "every lead stands still there.",
+            stacklevel=4,
+        )
+    return signal[:, start:stop]
+
+
+def _check_shape(signal: np.ndarray, leads: tuple[str, ...], name: str) -> None:
+    """Say what is wrong with the shape of a signal that should be `(leads, samples)`."""
     expected = f"expected (leads, samples) = ({len(leads)}, samples)"
     if signal.ndim == 2 and signal.shape[0] == len(leads) and signal.size:
-        return signal.shape[1]
+        return
     if signal.ndim == 1:
         raise ValueError(f"{name} has shape {signal.shape}; {expected}. Pass a single lead as `ecg[None]`.")
     if signal.ndim != 2 or not signal.size:

@@ -29,6 +29,7 @@ _SPELLINGS |= {f"{prefix}{i}": lead for prefix in ("L", "D", "LEAD") for i, lead
 _SPELLINGS |= {"DI": "I", "DII": "II", "DIII": "III"}
 _SPELLINGS |= {"VX": "X", "VY": "Y", "VZ": "Z", "ML1": "MLI", "ML2": "MLII", "ML3": "MLIII", "MCLI": "MCL1"}
 _SPELLINGS |= {f"C{i}": f"V{i}" for i in range(1, 7)}
+_CHEST_OR_SITE = re.compile(r"\s*C[ _]?([1-6])\s*", re.IGNORECASE)
 _DECORATION = re.compile(
     r"^(MDC_ECG_LEAD_|MDC_ECG_ELEC_POTL_|ECG[ _:.-]+|EKG[ _:.-]+|LEAD[ _:.-]*|ABL\.?[ _-]*)+", re.IGNORECASE
 )
@@ -59,7 +60,7 @@ def canonical_lead(name: str) -> str:
         if bare in _SPELLINGS:
             return _SPELLINGS[bare]
     raise ValueError(
-        f"Unknown lead {str(name)!r}. Expected one of {', '.join(STANDARD_LEADS)} (any case), or "
+        f"Unknown lead {str(name)[:40]!r}. Expected one of {', '.join(STANDARD_LEADS)} (any case), or "
         f"{', '.join(OTHER_LEADS)}. Rename the lead to say which of these it is."
     )
 
@@ -85,8 +86,34 @@ def canonical_leads(names: Iterable[str]) -> tuple[str, ...]:
     leads = tuple(canonical_lead(name) for name in names)
     repeated = sorted({lead for lead in leads if leads.count(lead) > 1})
     if repeated:
-        raise ValueError(f"Expected every lead once, got {', '.join(repeated)} more than once in {names}.")
+        raise ValueError(f"Expected every lead once, got {', '.join(repeated)} more than once in {names[:20]}.")
     return leads
+
+
+def undecided_sites(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names C1 to C6 that may be EEG sites of the 10-20 system as well as the chest leads V1 to V6.
+
+    They are chest leads beside another lead (I, II, ...), unless there are only C3 and C4: these are the sites that a
+    sleep study records beside one lead of ECG. `"Lead C3"` and `"ECG C3"` say what they are.
+
+    Args:
+        names (sequence of `str`): The names of all channels.
+
+    Example:
+
+    >>> undecided_sites(["II", "C3", "C4"]), undecided_sites(["I", "II", "C1", "C3", "C6"])
+    (('C3', 'C4'), ())
+    """
+    sites = {name: match[1] for name in names if (match := _CHEST_OR_SITE.fullmatch(name))}
+    others = [name for name in names if name not in sites and _is_lead(name)]
+    return () if others and set(sites.values()) - {"3", "4"} else tuple(sites)
+
+
+def _is_lead(name: str) -> bool:
+    try:
+        return bool(canonical_lead(name))
+    except ValueError:
+        return False
 
 
 def derive_limb_leads(signals: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, np.ndarray]:
@@ -111,4 +138,12 @@ def derive_limb_leads(signals: Mapping[str, np.ndarray], wanted: Sequence[str]) 
     return {lead: LIMB_LEADS[lead][0] * signals["I"] + LIMB_LEADS[lead][1] * signals["II"] for lead in missing}
 
 
-__all__ = ["LIMB_LEADS", "OTHER_LEADS", "STANDARD_LEADS", "canonical_lead", "canonical_leads", "derive_limb_leads"]
+__all__ = [
+    "LIMB_LEADS",
+    "OTHER_LEADS",
+    "STANDARD_LEADS",
+    "canonical_lead",
+    "canonical_leads",
+    "derive_limb_leads",
+    "undecided_sites",
+]

@@ -1,8 +1,8 @@
-"""One ECG in memory: `EcgRecord`, the limits of its size, and `EcgFormatError` for what is no ECG."""
+"""One ECG in memory: `EcgRecord`, the limits of its size, and `EcgFormatError` for what is not an ECG."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,40 @@ MAX_SAMPLING_RATE = 100_000.0
 """Highest sampling rate in Hz that is believed."""
 
 
+MAX_TEXT = 1000
+"""Most characters of a text of a record, such as its device or a note."""
+
+
 class EcgFormatError(ValueError):
     """A file that is not a readable ECG. The only exception a reader raises for a bad file."""
+
+
+def printable(text: str, limit: int = MAX_TEXT) -> str:
+    """Return text of a file as it may be shown: control characters escaped, cut at `limit` characters.
+
+    Example:
+
+    >>> printable("Cart 7\\x1b[31m"), printable("abcdef", 3)
+    ('Cart 7\\\\x1b[31m', 'abc...')
+    """
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text)[: limit + 1]
+    )
+    return shown if len(shown) <= limit else shown[:limit] + "..."
+
+
+def later(start: datetime | None, seconds: float) -> datetime | None:
+    """Return the time so many seconds after `start`; `None` if `start` is unknown or the result has no date.
+
+    Example:
+
+    >>> later(datetime(2001, 2, 3, 4, 5, 6), 10)
+    datetime.datetime(2001, 2, 3, 4, 5, 16)
+    """
+    try:
+        return None if start is None else start + timedelta(seconds=seconds)
+    except OverflowError:
+        return None
 
 
 def check_size(n_leads: int, n_samples: int, what: str = "The file") -> None:
@@ -94,12 +126,12 @@ class EcgRecord:
     source: str | None = None
     notes: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         with np.errstate(over="ignore"):  # refused below as infinity
             signal = np.asarray(self.signal, dtype=np.float32)
         if signal.ndim != 2 or signal.shape[0] != len(self.leads):
             raise EcgFormatError(f"Expected a signal of shape ({len(self.leads)} leads, samples), got {signal.shape}.")
-        check_size(*signal.shape, what="The record")
+        check_size(signal.shape[0], signal.shape[1], "The record")
         if np.isinf(signal).any():
             raise EcgFormatError("Expected finite samples or NaN, got infinity.")
         rate = float(self.sampling_rate)
@@ -115,9 +147,12 @@ class EcgRecord:
             ("signal", signal),
             ("sampling_rate", rate),
             ("leads", leads),
-            ("notes", tuple(self.notes)),
+            ("notes", tuple(printable(note) for note in self.notes)),
         ):
             object.__setattr__(self, name, value)
+        for name in ("record_id", "device", "unit", "filters"):  # text of the file: shown in terminals and pages
+            text = getattr(self, name)
+            object.__setattr__(self, name, None if text is None else printable(text))
 
     @property
     def n_samples(self) -> int:
@@ -142,15 +177,23 @@ class EcgRecord:
         return replace(self, signal=self.signal[[self.leads.index(lead) for lead in wanted]], leads=wanted)
 
     def crop(self, start_s: float, stop_s: float) -> "EcgRecord":
-        """Return the record from `start_s` to `stop_s` seconds.
+        """Return the record from `start_s` to `stop_s` seconds; its `start_time` moves along.
 
         Raises:
             ValueError: If the interval is empty or does not lie within the record.
+
+        Example:
+
+        >>> record = EcgRecord(np.zeros((1, 5000)), 500, ("II",), start_time=datetime(2001, 2, 3, 4, 5, 6))
+        >>> record.crop(2, 10).start_time
+        datetime.datetime(2001, 2, 3, 4, 5, 8)
         """
-        start, stop = round(start_s * self.sampling_rate), round(stop_s * self.sampling_rate)
+        limits = np.array([start_s, stop_s], dtype=float) * self.sampling_rate
+        start, stop = (round(limit) if abs(limit) < 2**62 else -1 for limit in limits.tolist())
         if not 0 <= start < stop <= self.n_samples:
             raise ValueError(f"Expected 0 <= start < stop <= {self.duration_s:g} s, got {start_s:g} and {stop_s:g}.")
-        return replace(self, signal=self.signal[:, start:stop])
+        start_time = later(self.start_time, start / self.sampling_rate)
+        return replace(self, signal=self.signal[:, start:stop], start_time=start_time)
 
     def resample(self, rate: float) -> "EcgRecord":
         """Return the record at another sampling rate in Hz, by polyphase filtering (`scipy.signal.resample_poly`).
@@ -195,4 +238,6 @@ __all__ = [
     "EcgRecord",
     "Recording",
     "check_size",
+    "later",
+    "printable",
 ]

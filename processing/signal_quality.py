@@ -1,4 +1,6 @@
-"""Quality flags of an ECG as recorded: flat and clipped leads, Einthoven's law, reversed limb leads.
+"""What an ECG array holds besides ECG: padding and markers of missing values, and its quality flags.
+
+Flags: flat and clipped leads, Einthoven's law, reversed limb leads.
 
 This file travels to the Hub beside the weights, so it imports only siblings; it needs numpy alone.
 """
@@ -16,6 +18,11 @@ from .resampling import bridge_nan
 PLAUSIBLE_HZ = (10.0, 100_000.0)
 PLAUSIBLE_MV = (0.05, 20.0)  # largest peak-to-peak amplitude of a record: outside, the unit is probably wrong
 FLAT_MV = 0.01  # peak to peak
+PADDING_SECONDS, PADDING_SAMPLES = 0.1, 10  # shortest padding at an end of a record, if all leads hold one value there
+HELD_SECONDS = 0.2  # the same if each holds its own: every record of PTB-XL ends with 0.1 s of its last values
+PAUSE_SECONDS = 2.0  # longest time for which an ECG without noise stands still between two beats
+NO_VALUES = (-32768, 29999, 32767, -(2**31), 2**31 - 1)  # markers of a missing sample in integer formats
+NO_VALUE_GAP = 1000  # ADC units between a marker and the nearest voltage
 CLIP_SECONDS, CLIP_SAMPLES, CLIP_MV = 0.02, 4, 0.5  # time at the extreme, and the peak-to-peak amplitude it takes
 
 
@@ -101,6 +108,95 @@ def record_quality(record: Any) -> tuple[dict[str, Any] | None, list[str]]:
     flags["derived_leads"] = derived
     flags["absent_leads"] = [lead for lead in STANDARD_LEADS if lead not in valid or not valid[lead].any()]
     return flags, [str(warning.message) for warning in caught]
+
+
+def unpadded(signal: np.ndarray, rate: float) -> tuple[int, int]:
+    """Return from where to where a signal is a recording, without the padding at its ends.
+
+    Padding is a stretch at the start or the end during which every lead stands exactly still, or is NaN, for at least
+    `PADDING_SAMPLES` and `PADDING_SECONDS` (several leads, all at one value) or `HELD_SECONDS` (a single lead, or each
+    at its own value). An ECG without noise stands still between its beats, too: a stretch shorter than `PAUSE_SECONDS`
+    also has to last more than twice as long as any between two changes within the signal. One lead that is flat while
+    another moves is not padding, nor is a signal that stands still from its start to its end.
+
+    Args:
+        signal (`np.ndarray` of shape `(leads, samples)`): Of any unit; NaN where a sample is missing.
+        rate (`float`): Hz.
+
+    Returns:
+        `tuple[int, int]`: First sample of the recording and the one after its last; `(0, samples)` without padding.
+
+    Example:
+
+    >>> signal = np.random.default_rng(0).normal(size=(2, 4000))
+    >>> unpadded(np.pad(signal, [(0, 0), (48, 96)]), rate=400)
+    (48, 4048)
+    """
+    samples = signal.shape[-1]
+    shortest = max(PADDING_SAMPLES, math.ceil(PADDING_SECONDS * rate))
+    if not (_stands_still(signal[:, :shortest]) or _stands_still(signal[:, -shortest:])):
+        return 0, samples
+    moves = np.zeros(samples - 1, dtype=bool)
+    for lead in signal:
+        moves |= (lead[1:] != lead[:-1]) & ((lead[1:] == lead[1:]) | (lead[:-1] == lead[:-1]))  # two NaN are no change
+    changes = np.flatnonzero(moves)
+    if not len(changes):
+        return 0, samples
+    start, stop = int(changes[0]) + 1, int(changes[-1]) + 1
+    pauses = np.diff(changes)
+    longest = pauses[pauses < PAUSE_SECONDS * rate].max(initial=1)
+
+    def is_padding(length: int, values: np.ndarray) -> bool:
+        values = values[values == values]
+        equal = len(signal) > 1 and (values == values[:1]).all()
+        enough = shortest if equal else max(PADDING_SAMPLES, HELD_SECONDS * rate)
+        return length >= enough and (length >= PAUSE_SECONDS * rate or length > 2 * longest)
+
+    if start >= stop:
+        return 0, samples
+    return (
+        start if is_padding(start, signal[:, 0]) else 0,
+        stop if is_padding(samples - stop, signal[:, -1]) else samples,
+    )
+
+
+def _stands_still(signal: np.ndarray) -> bool:
+    first = signal[:, :1]
+    return bool(((signal == first) | ((signal != signal) & (first != first))).all())
+
+
+def no_value(digital: np.ndarray) -> np.ndarray:
+    """Tell the samples that mark a missing value: one of `NO_VALUES`, far from every voltage of the lead.
+
+    Far is more than `NO_VALUE_GAP` and more than the peak-to-peak amplitude of the other samples: the largest sample
+    of a lead that is scaled to the full range of its integers, or clipped at it, is a voltage. A lead that holds
+    nothing but one marker holds no voltage.
+
+    Args:
+        digital (`np.ndarray` of shape `(leads, samples)`): As stored, in ADC units: integers, also as float.
+
+    Returns:
+        `np.ndarray` of the same shape: bool.
+
+    Example:
+
+    >>> no_value(np.array([[-32768, 120, 80, 29999], [-32768, -32000, 0, 32767]])).tolist()
+    [[True, False, False, True], [False, False, False, False]]
+    """
+    marked = np.zeros(digital.shape, dtype=bool)
+    lowest, highest = min(map(abs, NO_VALUES)), -min(map(abs, NO_VALUES))
+    if not ((digital >= lowest) | (digital <= highest)).any():
+        return marked
+    for lead, found in zip(digital, marked):
+        is_marker = np.isin(lead, NO_VALUES)
+        voltages = lead[~is_marker & (lead == lead)]
+        if not len(voltages):
+            found[:] = is_marker & (len(np.unique(lead[is_marker])) == 1)
+            continue
+        low, high = float(voltages.min()), float(voltages.max())
+        gap = max(NO_VALUE_GAP, high - low)
+        found[:] = is_marker & ((lead > high + gap) | (lead < low - gap))
+    return marked
 
 
 def check_sampling_rate(value: Any) -> float:
@@ -213,12 +309,15 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
+    "NO_VALUES",
     "PLAUSIBLE_HZ",
     "PLAUSIBLE_MV",
     "check_sampling_rate",
     "fill_missing",
     "known_leads",
+    "no_value",
     "record_quality",
     "signal_quality",
+    "unpadded",
     "warn_amplitude",
 ]

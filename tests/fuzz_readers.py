@@ -1,16 +1,23 @@
 """Fuzzer of the ECG readers: damages valid files and counts what a reader must never do.
 
-    python tests/fuzz_readers.py --inputs 100000 --seed 0
+    nice -n 15 python tests/fuzz_readers.py --inputs 200000 --seed 0
 
-A reader may return a record or raise `EcgFormatError`. Counted as faults: another exception or the death of the
-process ("crashes"), more than 2 s of processor time ("slow"), and a file cut short that is read without a word: other
-samples than the whole file gives, and no note more ("silent cuts"; a text table that ends with a whole line states no
-length and is not counted). Input `i` of a format depends on nothing but the seed, the format and `i`, so that
-`--format scp --only 1234` repeats one. Every format runs in its own process for the peak of its memory.
+A reader may return a record or raise `EcgFormatError`, within a budget: for a file of n bytes, 2 s and 50 ns times n
+of processor time, 300 MB and 40 n of memory. Counted as faults: another exception or the death of the process
+("crashes"); more time or memory than that ("slow", "large"); and what is read without a word though it is not what
+the whole file says ("silent"): a file cut short that gives other samples and no note more (a text table that ends with
+a whole line states no length and is not counted), or a file that was only compressed, or written in another encoding
+or with other line ends, and gives another signal, rate or lead.
+
+Input `i` of a format depends on nothing but the seed, the format and `i`, so that `--format scp --only 1234` repeats
+one. Every format runs in its own process; the peak of memory is that of one input.
 """
 
 import argparse
 import base64
+import bz2
+import gzip
+import lzma
 import multiprocessing
 import random
 import re
@@ -23,10 +30,12 @@ import zipfile
 import zlib
 from binascii import crc_hqx
 from collections import Counter
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import h5py
 import numpy as np
 from fuzz_seeds import Seed, sample_seeds, scp_bodies, small_seeds
 from scp_files import scp_file
@@ -35,7 +44,9 @@ from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.readers import FORMATS, EcgFormatError, EcgRecord, read_ecg
 
 STATED = {"matlab": {"sampling_rate": 500.0, "leads": STANDARD_LEADS, "units": "mV"}}
-SLOW_S, HANG_S = 2.0, 60
+SLOW_S, SLOW_S_PER_BYTE, HANG_S = 2.0, 50e-9, 60
+LARGE_BYTES, LARGE_BYTES_PER_BYTE = 300e6, 40
+ADDRESS_SPACE = 6 * 2**30  # of a process, so that the machine outlives what is found
 SAMPLE_SHARE = 0.02  # real samples are some fifty times longer than the small files
 NUMBERS = [
     b"0",
@@ -123,41 +134,149 @@ def ishne_changed(data: bytes, rng: random.Random) -> bytes:
 
 
 def npz_changed(data: bytes, rng: random.Random) -> bytes:
-    """Damage one array of an archive, then repair the archive."""
+    """Damage one array of an archive, or put a packed mass of zeros in its place, then repair the archive."""
     with zipfile.ZipFile(BytesIO(data)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = rng.choice(list(members))
-    members[name] = bytes_changed(members[name][:160], rng) + members[name][160:]
+    method = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
+    if rng.random() < 0.02:
+        members[name] = npy(np.zeros((2, rng.choice((10**6, 4 * 10**7))), np.int8))
+    elif rng.random() < 0.3:
+        members[name] = npy(np.array(rng.choice(VALUES)))
+    else:
+        members[name] = bytes_changed(members[name][:160], rng) + members[name][160:]
+    return zipped(members, method)
+
+
+VALUES = [np.nan, -1, 0, 1e300, "", "µV", "V\x85", "\x1b[2J", [], [[1.0]], True, 1j, b"x", ["I", "II"], 10**18]
+
+
+def npy(array: np.ndarray) -> bytes:
     file = BytesIO()
-    with zipfile.ZipFile(file, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+    np.save(file, array)
+    return file.getvalue()
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return file.getvalue()
 
 
+def matlab_changed(data: bytes, rng: random.Random) -> bytes:
+    """Write the array again with other filters, pieces, type or shape; or damage what a compressed variable holds."""
+    if data.startswith(b"\x89HDF"):
+        with h5py.File(BytesIO(data)) as file:
+            array = file["tracings"][:]
+        dtype = rng.choice(("f4", "f8", "i2", "i1", "u4", "S4", "f2"))
+        array = array.astype(dtype) if rng.random() < 0.5 else array
+        array = (
+            array if rng.random() < 0.7 else rng.choice((array[0], array[:, :0], array[..., :1], array.swapaxes(1, 2)))
+        )
+        facts = {"compression": rng.choice((None, "gzip", "lzf")), "shuffle": rng.random() < 0.5}
+        facts["fletcher32"] = rng.random() < 0.3
+        if array.size:
+            facts["chunks"] = tuple(rng.choice((1, max(1, length // 2), length)) for length in array.shape)
+        else:
+            facts = {}
+        if rng.random() < 0.03:
+            array = np.zeros((1, rng.choice((10**5, 10**6)), 12), "i1")
+            facts |= {"compression": "gzip", "chunks": (1, *array.shape[1:])}
+        out = BytesIO()
+        with h5py.File(out, "w") as file:
+            file.create_dataset("tracings", data=array, **facts)
+        return out.getvalue() if rng.random() < 0.3 else bytes_changed(out.getvalue(), rng)
+    if int.from_bytes(data[128:132], "little") != 15:
+        return bytes_changed(data, rng)
+    inner = bytearray(bytes_changed(zlib.decompress(data[136:]), rng))
+    if rng.random() < 0.1:
+        at = 8 * rng.randrange(1, len(inner) // 8)
+        inner[at:at] = inner[at : at + 8] * rng.choice((10, 1000, 10**5))
+    packed = zlib.compress(bytes(inner))
+    return data[:132] + len(packed).to_bytes(4, "little") + packed
+
+
+def dicom_changed(data: bytes, rng: random.Random) -> bytes:
+    """Change the value of an element, its length or its type; or repeat a piece that begins like an element."""
+    tags = [found.start() for found in re.finditer(rb"[\x3a\x54\x08\x10\x40]\x00..[A-Z]{2}", data, re.DOTALL)]
+    items = [found.start() for found in re.finditer(rb"\xfe\xff\x00\xe0", data)]
+    at = rng.choice(tags or [132])
+    kind = rng.randrange(4)
+    if kind == 0:
+        return data[: at + 4] + rng.choice((b"SQ", b"UN", b"OW", b"DS", b"IS", b"US", b"FD", b"LO")) + data[at + 6 :]
+    if kind == 1:
+        return data[: at + 6] + rng.choice(INTEGERS).to_bytes(4, "little") + data[at + 10 :]
+    if kind == 2 and items:
+        start = rng.choice(items)
+        return (
+            data[:start] + data[start : start + rng.choice((8, 8, 64, 300))] * rng.choice((2, 50, 5000)) + data[start:]
+        )
+    length = int.from_bytes(data[at + 6 : at + 8], "little")
+    value = rng.choice(NUMBERS + [b" ", b"\\", b"1\\2", b"\xff\xff", b"\x85"])[:length].ljust(length)
+    return data[: at + 8] + value + data[at + 8 + length :]
+
+
+def repeated(data: bytes, rng: random.Random) -> bytes:
+    """Repeat a piece many times."""
+    at, length = rng.randrange(len(data)), rng.choice((1, 8, 20, 64, 300))
+    return data[:at] + data[at : at + length] * rng.choice((100, 1000, 10_000 // length * 10 + 1)) + data[at:]
+
+
+COMPRESSIONS: list[Callable[[bytes], bytes]] = [
+    lambda data: gzip.compress(data, 1),
+    bz2.compress,
+    lambda data: lzma.compress(data, preset=0),
+    lambda data: zipped({"ecg": data}),
+    lambda data: zipped({"__MACOSX/._ecg": b"x", "a/ecg": data}),
+]
+TEXT = {"aecg", "muse", "sierra", "mortara", "csv", "json"}
+
+
+def rewritten(data: bytes, name: str, rng: random.Random) -> bytes:
+    """Compress a file, or write a text in another encoding or with other line ends: what it says stays the same."""
+    if name in TEXT and rng.random() < 0.5:
+        try:
+            text = data.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return rng.choice(COMPRESSIONS)(data)
+        if not text.startswith("<?xml") and rng.random() < 0.5:
+            return text.encode(rng.choice(("utf-16", "utf-8-sig")))
+        return text.replace("\r\n", "\n").replace("\n", "\r\n").encode()
+    return rng.choice(COMPRESSIONS)(data)
+
+
 XML = {"aecg", "muse", "sierra", "mortara"}
 STRUCTURE = dict.fromkeys(XML, xml_changed) | dict.fromkeys(("edf", "wfdb", "csv"), numbers_changed)
 STRUCTURE |= {"scp": scp_changed, "ishne": ishne_changed, "numpy": npz_changed}
+STRUCTURE |= {"matlab": matlab_changed, "dicom": dicom_changed}
 
 
-def damaged(seed: Seed, other: Seed, name: str, rng: random.Random) -> tuple[Seed, bool]:
-    """Return a damaged copy of `seed`, and whether it is nothing but cut short."""
+def damaged(seed: Seed, other: Seed, name: str, rng: random.Random) -> tuple[Seed, str]:
+    """Return a changed copy of `seed`, and whether it is nothing but `"cut"` short, says the `"same"` or is `"other"`."""
     if isinstance(seed, dict):
         files = dict(seed)
         target = rng.choice(list(files))
         files[target], cut = damaged(files[target], files[target], name, rng)
         return files, cut
-    kind = rng.choice(("cut", "bytes", "bytes", "structure", "structure", "splice"))
+    kind = rng.choice(("cut", "bytes", "bytes", "structure", "structure", "structure", "splice", "repeat", "rewrite"))
     if kind == "cut":
-        return seed[: rng.randrange(len(seed))], True
+        return seed[: rng.randrange(len(seed))], "cut"
+    if kind == "rewrite" and name != "wfdb":
+        file = rewritten(seed, name, rng)
+        cut = rng.random()
+        if cut < 0.2:
+            return file[: rng.randrange(1, len(file))], "cut"
+        return (bytes_changed(file, rng), "other") if cut < 0.4 else (file, "same")
     if kind == "structure" and name in STRUCTURE:
         try:
-            return STRUCTURE[name](seed, rng), False
-        except (zipfile.BadZipFile, ValueError):  # a real sample that is damaged itself
-            return bytes_changed(seed, rng), False
+            return STRUCTURE[name](seed, rng), "other"
+        except (zipfile.BadZipFile, ValueError, zlib.error, TypeError):  # a real sample that is damaged itself
+            return bytes_changed(seed, rng), "other"
     if kind == "splice" and isinstance(other, bytes):
-        return seed[: rng.randrange(len(seed))] + other[rng.randrange(len(other)) :], False
-    return bytes_changed(seed, rng), False
+        return seed[: rng.randrange(len(seed))] + other[rng.randrange(len(other)) :], "other"
+    return (repeated if kind == "repeat" else bytes_changed)(seed, rng), "other"
 
 
 class FormatFuzzer:
@@ -169,13 +288,13 @@ class FormatFuzzer:
         self.samples = sample_seeds().get(name, []) if samples else []
         self.whole: dict[int, EcgRecord | None] = {}
 
-    def input(self, i: int) -> tuple[Seed, Seed, bool]:
-        """The `i`-th damaged file, the file it was made from, and whether it is nothing but cut short."""
+    def input(self, i: int) -> tuple[Seed, Seed, str]:
+        """The `i`-th changed file, the file it was made from, and the kind of change, as `damaged` gives it."""
         rng = random.Random(f"{self.seed}/{self.name}/{i}")
         seeds = self.samples if self.samples and rng.random() < SAMPLE_SHARE else self.small
         original = rng.choice(seeds)
-        file, cut = damaged(original, rng.choice(self.small), self.name, rng)
-        return file, original, cut
+        file, kind = damaged(original, rng.choice(self.small), self.name, rng)
+        return file, original, kind
 
     def read(self, file: Seed, i: int) -> EcgRecord:
         """Read a file, every second one with the format found by content."""
@@ -186,19 +305,23 @@ class FormatFuzzer:
         return read_ecg(self.folder / next(iter(file)))
 
     def run(self, i: int) -> str:
-        """Run one input and return "refused", "read", "silent cut", or "crash" with its exception."""
-        file, original, cut = self.input(i)
+        """Run one input and return "refused", "read", "silent" with the kind, or "crash" with its exception."""
+        file, original, kind = self.input(i)
+        self.size = len(file) if isinstance(file, bytes) else sum(map(len, file.values()))
         try:
             record = self.read(file, i)
-        except EcgFormatError:
-            return "refused"
+        except EcgFormatError as error:
+            text = str(error)
+            is_bad = len(text) > 700 or not text.isprintable()
+            return f"crash: a message of {len(text)} characters: {text[:60]!r}" if is_bad else "refused"
         except Exception as error:
             return f"crash: {type(error).__name__}: {error}"[:200]
         detectable = self.name != "csv" or not file.endswith(b"\n")
-        return "silent cut" if cut and detectable and not self.same(record, original) else "read"
+        is_silent = kind == "same" or (kind == "cut" and detectable)
+        return f"silent: {kind}" if is_silent and not self.same(record, original, kind) else "read"
 
-    def same(self, record: EcgRecord, original: Seed) -> bool:
-        """Whether a cut file gave the samples of the whole one, or said in a note that it may be cut."""
+    def same(self, record: EcgRecord, original: Seed, kind: str) -> bool:
+        """Whether a file gave the samples of the original, or, if it is cut, said in a note that it may be cut."""
         key = id(original)
         if key not in self.whole:
             try:
@@ -208,14 +331,26 @@ class FormatFuzzer:
         whole = self.whole[key]
         if whole is None:
             return False
-        return len(record.notes) > len(whole.notes) or np.array_equal(record.signal, whole.signal, equal_nan=True)
+        is_equal = np.array_equal(record.signal, whole.signal, equal_nan=True)
+        if kind == "same":
+            return is_equal and (record.leads, record.sampling_rate) == (whole.leads, whole.sampling_rate)
+        return is_equal or len(record.notes) > len(whole.notes)
+
+
+def peak_memory(reset: bool = False) -> int:
+    """Largest memory of this process in bytes since the last reset."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    return 1024 * int(found[1])
 
 
 def work(name: str, seed: int, first: int, last: int, samples: bool, position, pipe) -> None:
     """Run inputs in this process and send the counts."""
     warnings.simplefilter("ignore")
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(Hang()))
-    counts, faults, slowest = Counter(), [], (0.0, -1)
+    counts, faults, slowest, peak = Counter(), [], (0.0, -1), 0.0
     with TemporaryDirectory() as folder:
         fuzzer = FormatFuzzer(name, seed, Path(folder), samples)
         for original in fuzzer.small:  # import and warm up what the format needs, before the memory is measured
@@ -223,25 +358,26 @@ def work(name: str, seed: int, first: int, last: int, samples: bool, position, p
                 fuzzer.read(original, 1)
             except EcgFormatError as error:
                 raise AssertionError(f"The undamaged {name} file is refused: {error}") from error
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for i in range(first, last):
             position.value = i
-            began = time.process_time()
+            memory, began = peak_memory(reset=True), time.process_time()
             signal.alarm(HANG_S)
             try:
                 outcome = fuzzer.run(i)
             except Hang:
                 outcome = "crash: hang"
             signal.alarm(0)
-            seconds = time.process_time() - began
-            slowest = max(slowest, (seconds, i))
+            seconds, used = time.process_time() - began, peak_memory() - memory
+            slowest, peak = max(slowest, (seconds, i)), max(peak, used)
             kind = outcome.split(":")[0]
             counts[kind] += 1
-            counts["slow"] += seconds > SLOW_S
-            if kind in ("crash", "silent cut") or seconds > SLOW_S:
-                faults.append((i, outcome if seconds <= SLOW_S else f"slow ({seconds:.1f} s): {outcome}"))
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory) / 1024
-    pipe.send((counts, faults, slowest, peak))
+            is_slow = seconds > SLOW_S + SLOW_S_PER_BYTE * fuzzer.size
+            is_large = used > LARGE_BYTES + LARGE_BYTES_PER_BYTE * fuzzer.size
+            counts["slow"] += is_slow
+            counts["large"] += is_large
+            if kind in ("crash", "silent") or is_slow or is_large:
+                faults.append((i, f"{outcome} ({seconds:.1f} s, {used / 1e6:.0f} MB for {fuzzer.size} bytes)"))
+    pipe.send((counts, faults, slowest, peak / 1e6))
 
 
 def fuzz_format(name: str, seed: int, n_inputs: int, samples: bool = True) -> dict:
@@ -294,8 +430,11 @@ def main() -> int:
                 fuzzer.read(file, arguments.only)  # for the traceback
         return 0
     names = [arguments.format] if arguments.format else list(FORMATS)
-    header = ("format", "inputs", "refused", "read", "crashes", "slow", "silent cuts", "slowest", "peak memory")
-    print("{:10}{:>8}{:>9}{:>8}{:>9}{:>6}{:>13}{:>10}{:>13}".format(*header), flush=True)
+    columns = ("refused", "read", "crash", "slow", "large", "silent")
+    print(
+        f"{'format':10}{'inputs':>8}" + "".join(f"{name:>9}" for name in columns) + "  slowest  peak memory",
+        flush=True,
+    )
     total, faults = Counter(), []
     for k, name in enumerate(names):
         n_inputs = (k + 1) * arguments.inputs // len(names) - k * arguments.inputs // len(names)
@@ -303,13 +442,11 @@ def main() -> int:
         counts = result["counts"]
         total += counts
         faults += [(name, *fault) for fault in result["faults"]]
-        numbers = [counts[kind] for kind in ("refused", "read", "crash", "slow", "silent cut")]
-        line = "{:10}{:8}{:9}{:8}{:9}{:6}{:13}".format(name, n_inputs, *numbers)
-        print(f"{line}{result['slowest'][0]:8.2f} s{result['peak']:9.0f} MiB", flush=True)
-    numbers = [total[kind] for kind in ("refused", "read", "crash", "slow", "silent cut")]
-    print("{:10}{:8}{:9}{:8}{:9}{:6}{:13}".format("all", arguments.inputs, *numbers))
-    for name, i, what in faults[:200]:
-        print(f"--seed {arguments.seed} --format {name} --only {i}: {what}")
+        print(f"{name:10}{n_inputs:8}" + "".join(f"{counts[column]:9}" for column in columns), end="")
+        print(f"{result['slowest'][0]:7.2f} s{result['peak']:10.0f} MB", flush=True)
+        for i, what in result["faults"][:20]:
+            print(f"  --seed {arguments.seed} --format {name} --only {i}: {what}", flush=True)
+    print(f"{'all':10}{arguments.inputs:8}" + "".join(f"{total[column]:9}" for column in columns))
     return int(bool(faults))
 
 

@@ -27,8 +27,15 @@ LAYERS = (
 TRAVELS = r"modeling_merit\.\w+_merit\w*|processing\.(\w+_merit|leads|units|resampling|signal_quality)"
 
 # Modules of processing/readers that are no format of their own, and modules that are parts of one format.
-SHARED = {"source", "fields", "arrays", "lead_codes", "calibration", "xml_safety"}
-PARTS = {"scp_huffman": "scp", "scp_signal": "scp", "wfdb_header": "wfdb_files", "matlab5": "matlab", "xli": "sierra"}
+SHARED = {"source", "compressed", "fields", "arrays", "lead_codes", "calibration", "xml_safety"}
+PARTS = {
+    "scp_huffman": "scp",
+    "scp_signal": "scp",
+    "wfdb_header": "wfdb_files",
+    "wfdb_signals": "wfdb_files",
+    "matlab5": "matlab",
+    "xli": "sierra",
+}
 
 
 def modules(root: Path) -> dict[str, Path]:

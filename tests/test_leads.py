@@ -11,6 +11,7 @@ from modeling_merit.processing.leads import (
     canonical_lead,
     canonical_leads,
     derive_limb_leads,
+    undecided_sites,
 )
 
 
@@ -66,6 +67,23 @@ def test_one_name_is_one_lead():
 def test_two_names_of_one_lead_are_refused():
     with pytest.raises(ValueError, match="every lead once, got V1 more than once"):
         canonical_leads(["V1", "V2", "C1"])
+
+
+@pytest.mark.parametrize(
+    ("names", "undecided"),
+    [
+        (["C3", "C4"], ("C3", "C4")),
+        (["II", "C3", "C4"], ("C3", "C4")),
+        (["c4", "ECG"], ("c4",)),
+        (["C1", "C2", "C3", "C4", "C5", "C6"], ("C1", "C2", "C3", "C4", "C5", "C6")),
+        (["I", "II", "C1", "C2", "C3", "C4", "C5", "C6"], ()),
+        (["II", "C1"], ()),
+        (["II", "Lead C3", "ECG C4"], ()),
+        (["II", "V3", "V4"], ()),
+    ],
+)
+def test_sites_of_eeg_are_told_from_chest_leads_by_what_stands_beside_them(names, undecided):
+    assert undecided_sites(names) == undecided
 
 
 def test_limb_leads_from_electrode_potentials():

@@ -210,7 +210,7 @@ class TestIshne:
         for name, message in [
             ("derived_edge_bad_crc.ecg", "checksum"),
             ("derived_edge_truncated.ecg", "truncated"),
-            ("edge_not_ishne_contec_0000050.ECG", "no ISHNE file"),
+            ("edge_not_ishne_contec_0000050.ECG", "not an ISHNE file"),
         ]:
             with pytest.raises(EcgFormatError, match=message):
                 read_ecg(data_dir / "formats/ishne" / name)

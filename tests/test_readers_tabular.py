@@ -1,6 +1,7 @@
 """Tables of text, NumPy arrays, MATLAB and HDF5 files."""
 
 import io
+import json
 import time
 import tracemalloc
 import zipfile
@@ -108,6 +109,319 @@ class TestTables:
         np.testing.assert_array_equal(np.isnan(record.signal), [[0, 0, 1, 0, 0], [0] * 5])
 
 
+def rows(n=1000, rate=500.0, digits=3, values="0.5,1.5", separator=",") -> str:
+    """Lines of a time in seconds and constant values."""
+    return "".join(f"{i / rate:.{digits}f}{separator}{values}\n" for i in range(n))
+
+
+class TestRates:
+    """What a table says of its rate is read with its unit, or refused."""
+
+    @pytest.mark.parametrize(
+        ("comment", "rate"),
+        [
+            ("fs: 500", 500),
+            ("fs: 0.5 kHz", 500),
+            ("fs: 0,5 kHz", 500),
+            ("Sampling rate = 500.0 Hz", 500),
+            ("sampling_frequency: 512,5 Hz", 512.5),
+            ("sample rate: 500 /s", 500),
+            ("fs: 500 samples/s", 500),
+            ("fs: 360 1/s", 360),
+            ("fs: 512,000 Hz", 512),  # 512 kHz is above any rate of an ECG
+            ("sampling interval: 2 ms", 500),
+            ("sampling_interval: 2000 us", 500),
+            ("sample interval: 0,004 s", 250),
+        ],
+    )
+    def test_comments(self, comment, rate):
+        record = read_ecg((f"# {comment}\n# units: mV\nI,II\n" + "0.5,1.5\n" * 100).encode())
+        assert (record.sampling_rate, record.n_samples) == (rate, 100)
+
+    @pytest.mark.parametrize(
+        ("comment", "message"),
+        [
+            ("fs: 0", "not above 0"),
+            ("fs: 0.0 kHz", "not above 0"),
+            ("fs: -500", "not above 0"),
+            ("fs: 500 kHz", "at most 100000 Hz"),
+            ("fs: 1,000", "two ways"),
+            ("fs: 1,000 Hz", "two ways"),
+            ("fs: 500 parsec", "'500 Hz' or '0.5 kHz'"),
+            ("fs: 2 ms", "'500 Hz' or '0.5 kHz'"),
+            ("fs: \u0665\u0660\u0660", "'500 Hz' or '0.5 kHz'"),
+            ("fs: 1_000", "'500 Hz' or '0.5 kHz'"),
+            ("fs: 1e999", "a number"),
+            ("fs: 500, units: mV", "'500 Hz' or '0.5 kHz'"),
+            ("fs:", "'500 Hz' or '0.5 kHz'"),
+            ("sampling interval: 2", "a time in s, ms or us"),
+            ("fs: 250\n# fs: 500", "states its rate twice"),
+            ("fs: " + "9" * 5000, "'500 Hz' or '0.5 kHz'"),
+        ],
+    )
+    def test_refused_comments(self, comment, message):
+        content = (f"# {comment}\n# units: mV\nI,II\n" + "0.5,1.5\n" * 100).encode()
+        for given in ({}, {"sampling_rate": 500}):
+            with pytest.raises(EcgFormatError, match=message) as refused:
+                read_ecg(content, format="csv", **given)
+            assert len(str(refused.value)) < 250
+
+    @pytest.mark.parametrize(
+        ("rate", "digits", "n"),
+        [
+            (500, 2, 5000),
+            (250, 2, 2500),
+            (100, 1, 1000),
+            (1000, 2, 10_000),
+            (360, 3, 400),
+            (360, 2, 3600),
+            (257, 2, 2570),
+        ],
+    )
+    def test_rounded_times_give_the_rate_of_the_whole_column(self, rate, digits, n):
+        for unit, factor in (("s", 1), ("ms", 1000)):
+            lines = "".join(
+                f"{i / rate * factor:.{digits if unit == 's' else max(0, digits - 3)}f},1\n" for i in range(n)
+            )
+            record = read_ecg(f"time [{unit}],I [mV]\n{lines}".encode())
+            if unit == "s" or digits == 3:
+                assert record.sampling_rate == rate
+
+    def test_times_too_coarse_to_tell_the_rate_need_it_stated(self):
+        content = ("time [s],I [mV],II [mV]\n" + rows(7, 360, 2)).encode()
+        with pytest.raises(EcgFormatError, match="too coarse to tell the rate.*sampling_rate="):
+            read_ecg(content)
+        assert read_ecg(content, sampling_rate=360).sampling_rate == 360
+        with pytest.raises(EcgFormatError, match="not 500 Hz"):
+            read_ecg(("time [s],I [mV],II [mV]\n" + rows(100, 360, 2)).encode(), sampling_rate=500)
+
+    @pytest.mark.parametrize("lost", [1, 400, 997])
+    def test_a_lost_sample_is_a_gap_wherever_it_is(self, lost):
+        lines = rows().splitlines(keepends=True)
+        with pytest.raises(EcgFormatError, match="gaps or jumps"):
+            read_ecg(("time [s],I [mV],II [mV]\n" + "".join(lines[:lost] + lines[lost + 1 :])).encode())
+
+    def test_times_without_a_unit_are_seconds_only_where_that_is_plausible(self):
+        content = b"time,II [mV]\n" + b"".join(b"%d,0.5\n" % (2 * i) for i in range(300))
+        with pytest.raises(EcgFormatError, match=r"rises by 2 per sample and states no unit.*time \[ms\]"):
+            read_ecg(content)
+        record = read_ecg(content, sampling_rate=500)
+        assert (record.sampling_rate, record.notes) == (
+            500, ("the time column states no unit and was read as milliseconds",),
+        )  # fmt: skip
+        with pytest.raises(EcgFormatError, match="states no unit"):
+            read_ecg(content, sampling_rate=300)
+
+    def test_scientific_notation(self):
+        lines = "".join(f"{i / 360:.6e},{0.5:.18e}\n" for i in range(1000))
+        assert read_ecg(f"time [s],I [mV]\n{lines}".encode()).sampling_rate == 360
+
+
+class TestCommas:
+    """A comma between digits is a decimal comma only where it cannot separate thousands."""
+
+    @pytest.mark.parametrize("values", ["0,5;1,5", "0,500;1,500", ",5;1,5", "0,5;1500,123", "-0,125;-1,250"])
+    def test_decimal_commas(self, values):
+        first, second = (float(value.replace(",", ".")) for value in values.split(";"))
+        record = read_ecg(f"# fs: 500\n# units: mV\nI;II\n{(values + chr(10)) * 100}".encode())
+        np.testing.assert_allclose(record.signal[:, 0], [first, second], rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        "values", ["1,000;2,500", "1,000;-12,345", "0.5;1,250", "1,234.5;1", "1,000,000;1", "1.000,5;1"]
+    )
+    def test_commas_that_may_separate_thousands_are_refused(self, values):
+        content = f"# fs: 500\n# units: uV\nI;II\n{(values + chr(10)) * 100}".encode()
+        with pytest.raises(EcgFormatError, match="separate thousands|holds no line of numbers") as refused:
+            read_ecg(content, format="csv")
+        assert len(str(refused.value)) < 250
+
+    def test_many_thousands(self):
+        content = b"# fs: 500\n# units: uV\nI;II\n" + b"1,111;1,111\n" * 2**18
+        began = time.process_time()
+        with pytest.raises(EcgFormatError, match="separate thousands"):
+            read_ecg(content)
+        assert time.process_time() - began < 2
+
+    @pytest.mark.parametrize("body", ['"1,000","2,500"\n', "1,000,2,500\n"])
+    def test_thousands_in_a_table_with_commas(self, body):
+        with pytest.raises(EcgFormatError, match="2 columns"):
+            read_ecg(f"# fs: 500\n# units: uV\nI,II\n{body * 100}".encode(), format="csv")
+
+    def test_one_column(self):
+        with pytest.raises(EcgFormatError, match="1 columns, got the line '1,000'"):
+            read_ecg(b"# fs: 500\nII [uV]\n" + b"1,000\n" * 100)
+
+
+class TestHeaders:
+    def test_a_second_header_line_of_units(self):
+        body = "".join(f"{2 * i},1000\n" for i in range(500))
+        for head in ("time,II\nms,uV\n", "t,II\n(ms),(uV)\n", '"time","II"\n"ms","uV"\n', "time [ms],II\n,uV\n"):
+            for given in ({}, {"leads": ["II"], "units": "uV", "sampling_rate": 500}):
+                record = read_ecg((head + body).encode(), **given)
+                assert (record.sampling_rate, record.leads, record.unit) == (500, ("II",), "uV")
+                np.testing.assert_array_equal(record.signal, np.ones((1, 500)))
+
+    @pytest.mark.parametrize(
+        ("head", "message"),
+        [
+            ("time,II\nfirst,second\n", "expected one line of names and at most one of units"),
+            ("time,II\nms,uV\na,b\n", "3 header lines"),
+            ("time [s],II\nms,uV\n", "two units"),
+            ("# units: mV\ntime,II\nms,uV\n", "a comment says mV"),
+        ],
+    )
+    def test_refused_header_lines(self, head, message):
+        body = "".join(f"{2 * i},1000\n" for i in range(500))
+        with pytest.raises(EcgFormatError, match=message):
+            read_ecg((head + body).encode(), format="csv")
+
+    def test_export_of_rdsamp(self):
+        record = read_ecg(('"Elapsed time","II","V5"\n"(seconds)","(mV)","(mV)"\n' + rows()).encode())
+        assert (record.leads, record.sampling_rate, record.unit) == (("II", "V5"), 500, "mV")
+        np.testing.assert_array_equal(record.signal[:, 0], [0.5, 1.5])
+
+    def test_exports_of_physiobank(self):
+        lines = "".join(f"'{i // 21600}:{i / 360 % 60:06.3f}',-0.145,0.5\n" for i in range(25_000))
+        record = read_ecg(("'Elapsed time','MLII','V5'\n'hh:mm:ss.mmm','mV','mV'\n" + lines).encode())
+        assert (record.leads, record.sampling_rate, record.n_samples) == (("MLII", "V5"), 360, 25_000)
+        lines = "".join(f"{i},-0.145,0.5\n" for i in range(100))
+        content = ("'sample #','MLII','V5'\n'sample #','mV','mV'\n" + lines).encode()
+        with pytest.raises(EcgFormatError, match="sampling_rate="):
+            read_ecg(content)
+        assert read_ecg(content, sampling_rate=360).leads == ("MLII", "V5")
+
+    def test_an_index_column_is_left_out_and_no_other_column(self):
+        lines = "".join(f"{i},0.5\n" for i in range(100))
+        assert read_ecg(f",I [mV]\n{lines}".encode(), sampling_rate=500).leads == ("I",)
+        with pytest.raises(EcgFormatError, match="no lead is called ''"):
+            read_ecg(f",I [mV]\n{lines.replace('7,', '9,')}".encode(), sampling_rate=500)
+
+    @pytest.mark.parametrize("missing", ["NA", "", "NaN", "null", "n/a", "None", "#N/A"])
+    def test_missing_values_in_the_first_rows(self, missing):
+        lines = rows().splitlines()
+        empty = [f"{line.split(',')[0]},{missing},{missing}" for line in lines[:3]]
+        record = read_ecg("\n".join(["time [s],I [mV],II [mV]", *empty, *lines[3:], ""]).encode())
+        assert (record.sampling_rate, record.n_samples) == (500, 1000)
+        assert np.isnan(record.signal[:, :3]).all() and not np.isnan(record.signal[:, 3:]).any()
+        if missing:
+            content = "\n".join(["I [mV],II [mV]", f"{missing},{missing}", "0.5,1.5", ""]).encode()
+            np.testing.assert_array_equal(read_ecg(content, sampling_rate=500).signal, [[np.nan, 0.5], [np.nan, 1.5]])
+
+    @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "latin-1"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_encodings_and_ends_of_lines(self, encoding, end):
+        content = "time [s]\tI [µV]\tII [µV]\n" + rows(values="5\t15", separator="\t")
+        record = read_ecg(content.replace("\n", end).encode(encoding))
+        assert (record.leads, record.sampling_rate, record.unit, record.notes) == (("I", "II"), 500, "µV", ())
+        np.testing.assert_allclose(record.signal[:, -1], [0.005, 0.015], rtol=1e-6)
+
+    def test_two_samples(self):
+        record = read_ecg(b"# fs: 500\n# units: mV\nV1,V2\n0,1\n1,0\n")
+        assert (record.n_samples, record.sampling_rate) == (2, 500)
+        assert read_ecg(b"time [s],V1 [mV]\n0,1\n0.002,0\n").sampling_rate == 500
+
+    def test_axes_and_other_signals(self):
+        names = ("time [s],X [g],Y [g],PPG [mV],acc_z [mV],C3-A2 [uV],II [mV]", "1,2,3,4,5,6")
+        record = read_ecg(f"{names[0]}\n{rows(values=names[1])}".encode())
+        assert (record.leads, record.signal[0, 0]) == (("II",), 6)
+        assert record.notes == ("left out: X, Y, PPG, acc_z, C3-A2",)
+        for names in ("X [mV],Y [mV]", "II [mV],Z [mV]", "X,II"):
+            with pytest.raises(EcgFormatError, match="Frank leads or the axes of an accelerometer.*leads="):
+                read_ecg(f"time [s],{names}\n{rows()}".encode(), units="mV")
+        record = read_ecg(f"time [s],X [mV],II [mV]\n{rows()}".encode(), leads={"X": None})
+        assert record.leads == ("II",)
+
+    def test_names_in_the_file_are_not_overridden(self):
+        content = f"time [s],I [mV],II [mV]\n{rows()}".encode()
+        with pytest.raises(EcgFormatError, match="`leads`"):
+            read_ecg(content, leads=["II", "I"])
+        with pytest.raises(EcgFormatError, match="`leads`"):
+            read_ecg(content, leads="V1, V2")
+        assert read_ecg(content, leads={"I": "V1", "II": "V2"}).leads == ("V1", "V2")
+        assert read_ecg(content, leads=["I", "II"]).leads == ("I", "II")
+
+    def test_control_characters_are_shown_escaped(self):
+        record = read_ecg(b"I [mV],\x1b[31mred [mmHg]\n" + b"1,2\n" * 100, sampling_rate=500)
+        assert record.notes == ("left out: \\x1b[31mred",)
+
+
+class TestHostileText:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"I," + b" " * 10_000 + b"x [mV],II\n" + b"0,1,2\n" * 100,
+            b"I,[" + b" " * 60_000 + b"],II\n" + b"0,1,2\n" * 100,
+            b"I," + b"(" * 60_000 + b",II\n" + b"0,1,2\n" * 100,
+            b"I" + b" " * 70_000 + b",II\n" + b"0,1\n" * 100,
+            b"I," * 30_000 + b"\n" + b"0," * 30_000 + b"\n",
+            b"I," + b"1" * 60_000 + b" hz\n" * 20,
+            b"# fs" + b" " * 10**6 + b": 500\nI\n" + b"x\n" * 10,
+            b"#\n" * 10**6 + b"I\n0\n",
+            b"I\nx\n" * 10**6,
+            b'I,II\n1,2\n"' + b"1,2\n" * 2**18,
+            b"time [s],I [mV]\n" + b"0:0:00.000,2\n" * 2**16,
+            b"I [mV]\n1\x852\n",
+            "I [mV]\n\u0661\n".encode(),
+            b"I [mV]\n1_0\n2\n",
+            b"I [mV]\n0x10\n2\n",
+            b"I [mV]\n1\n" + b"9" * 10**6 + b"\n",
+        ],
+    )
+    def test_is_refused_in_time_and_with_a_short_message(self, content):
+        began = time.process_time()
+        with pytest.raises(EcgFormatError) as refused:
+            read_ecg(content, format="csv", sampling_rate=500, units="mV")
+        assert time.process_time() - began < 2
+        assert len(str(refused.value)) < 1000 and str(refused.value).isprintable()
+
+    def test_a_long_table_is_read_within_the_budget(self):
+        content = b"I [mV]\n" + b"0.25\n-0.5\n" * 2**19
+        read_ecg(content[:1007], sampling_rate=500)  # imports
+        tracemalloc.start()
+        began = time.process_time()
+        record = read_ecg(content, sampling_rate=500)
+        seconds, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert record.n_samples == 2**20
+        assert seconds < 2 + 50e-9 * len(content) and peak < 300e6 + 40 * len(content)
+
+
+class TestJson:
+    def make(self, **change) -> bytes:
+        fields = {"sampling_rate": 250, "leads": ["I", "II"], "units": "mV", "signal": SIGNAL.tolist()} | change
+        return json.dumps(fields).encode()
+
+    def test_fields(self):
+        for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+            content = self.make(sex="weiblich", age=50, record_id="größe").decode().encode(encoding)
+            record = read_ecg(content)
+            assert (record.leads, record.sampling_rate, record.sex, record.age) == (("I", "II"), 250, "female", 50)
+            np.testing.assert_array_equal(record.signal, EXPECTED)
+        record = read_ecg(self.make(signal=[[0.5, None], [1, 2]]))
+        np.testing.assert_array_equal(record.signal, [[0.5, np.nan], [1, 2]])
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b'{"signal": [[1, 2]], "signal": [[3, 4]], "units": "mV"}', "once, got one of them twice"),
+            (b'{"signal": [["1", "2"]], "sampling_rate": 500, "leads": ["I"], "units": "mV"}', "a list of numbers"),
+            (b'{"signal": [[true, 2]], "sampling_rate": 500, "leads": ["I"], "units": "mV"}', "a list of numbers"),
+            (b'{"signal": {"I": [1, 2]}, "sampling_rate": 500, "leads": ["I"], "units": "mV"}', "a list of numbers"),
+            (b'{"signal": [[1, 2]], "sampling_rate": true, "leads": ["I"], "units": "mV"}', "a number"),
+            (b'{"signal": [[1, 2], [3]], "sampling_rate": 500, "leads": ["I", "II"], "units": "mV"}', "one length"),
+            (b'{"signal": [[' + b"9" * 5000 + b']], "units": "mV"}', "not readable as JSON"),
+            (b'{"signal": [[' + b"9" * 999 + b']], "sampling_rate": 500, "leads": ["I"], "units": "mV"}', "numbers"),
+            (b'{"signal": [[1e999]], "sampling_rate": 500, "leads": ["I"], "units": "mV"}', "infinity"),
+            (b'{"signal":' + b"[" * 10**6, "not readable as JSON"),
+            (b'{"signal": [[1, 2]], "sampling_rate": 500, "leads": ["C3"], "units": "mV"}', "EEG sites"),
+        ],
+    )
+    def test_refused(self, content, message):
+        with pytest.raises(EcgFormatError, match=message) as refused:
+            read_ecg(content)
+        assert len(str(refused.value)) < 400
+
+
 class TestApple:
     def make(self, rate="512 hertz", unit="µV", lead="Lead I", values=("10.000", "-3.5", "7")) -> bytes:
         head = f'Name,Jane Doe\nDate of Birth,"Jan 1, 1990"\nDevice,"Watch5,1"\nSample Rate,{rate}\n\n\n'
@@ -119,6 +433,16 @@ class TestApple:
             assert (record.leads, record.sampling_rate, record.device) == (("I",), 512, "Watch5,1")
             np.testing.assert_allclose(record.signal[0, :3], [0.01, -0.0035, 0.007], rtol=1e-6)
             assert record.n_samples == 60
+
+    def test_commas_that_may_separate_thousands(self):
+        values = ("1,000", "-3,500", "7")
+        record = read_ecg(self.make('"512,000 Hertz"', values=values))  # the rate has a decimal comma
+        np.testing.assert_allclose(record.signal[0, :3], [0.001, -0.0035, 0.007], rtol=1e-6)
+        for rate in ("512 hertz", "511.422 hertz"):
+            with pytest.raises(EcgFormatError, match="separate thousands"):
+                read_ecg(self.make(rate, values=values))
+        with pytest.raises(EcgFormatError, match="separate thousands"):
+            read_ecg(self.make('"512,000 Hertz"', values=("1,000", "2.5", "7")))
 
     def test_name_and_birth_date_are_not_kept(self):
         assert not any(secret in repr(read_ecg(self.make())) for secret in ("Jane", "Doe", "1990"))

@@ -139,6 +139,71 @@ def test_formats_are_found_in_either_encoding_and_cut_files_refused(build, encod
             read_ecg(data[: int(len(data) * cut)])
 
 
+@pytest.mark.parametrize(
+    ("declared", "written", "name"),
+    [
+        ("GB2312", "gb2312", "王小明"),
+        ("GB2312", "gbk", "朱镕基"),  # a character that GB2312 lacks and files that declare it hold
+        ("GBK", "gbk", "朱镕基"),
+        ("gb18030", "gb18030", "𠀀"),
+        ("Shift_JIS", "shift_jis", "山田 表"),
+        ("Windows-31J", "cp932", "髙橋"),
+        ("Big5", "big5", "許功蓋"),
+        ("EUC-KR", "euc_kr", "홍길동"),
+        ("EUC-JP", "euc_jp", "山田"),
+        ("windows-1252", "cp1252", "Müller"),
+    ],
+)
+@pytest.mark.parametrize("build", [aecg, muse, mortara, lambda: sierra(xli_chunk(range(200)) * 6, 200)])
+def test_encodings_of_more_than_one_byte(declared, written, name, build):
+    text = build().decode("latin-1").partition("?>")
+    head = f'<?xml version="1.0" encoding="{declared}"?><!-- {name} -->'
+    data = (head + (text[2] or text[0])).encode(written)
+    expected = read_ecg(build())
+    np.testing.assert_array_equal(read_ecg(data).signal, expected.signal)
+    laughs = data.replace(b"-->", b'--><!DOCTYPE x [<!ENTITY a "ha">]>', 1)
+    with pytest.raises(EcgFormatError, match="entity declarations|damaged"):
+        read_ecg(laughs)
+
+
+def test_text_that_is_not_in_the_encoding_it_declares():
+    with pytest.raises(EcgFormatError, match="damaged or cut short"):
+        parse_xml(b'<?xml version="1.0" encoding="GBK"?><a>\xd0</a>', "a")
+    with pytest.raises(EcgFormatError, match="damaged or cut short"):
+        parse_xml(b'<?xml version="1.0" encoding="utf-7"?><a>+ADw-</a>', "a")
+
+
+@pytest.mark.parametrize(
+    "digits", ["1_0 2", "\u0661 2", "1 2.5", "1e3 2", "1 --2", "1-2 3", "12345678901 2", "0x10 2"]
+)
+def test_digits_of_aecg_are_whole_numbers_in_ascii(digits):
+    with pytest.raises(EcgFormatError, match="whole numbers as the digits of MDC_ECG_LEAD_I"):
+        read_ecg(aecg(digits=[[digits], [1, 2]]))
+
+
+@pytest.mark.parametrize(
+    ("gender", "sex"), [('code="F"', "female"), ('code="UN"', None), ('code="1" displayName="Männlich"', "male")]
+)
+def test_sex_of_aecg_as_code_or_word(gender, sex):
+    person = f"<subjectDemographicPerson><administrativeGenderCode {gender}/></subjectDemographicPerson>"
+    assert read_ecg(aecg().replace(b"<component>", person.encode() + b"<component>", 1)).sex == sex
+
+
+def test_uncommon_numbers_in_mortara():
+    for change in ({"DURATION": "499.5"}, {"DURATION": "5_00"}, {"SAMPLE_FREQ": "\u0665\u0660\u0660"}):
+        with pytest.raises(EcgFormatError):
+            read_ecg(mortara(**change))
+
+
+def test_a_compressed_recording_above_the_limit_is_refused_before_it_is_decoded():
+    began = time.process_time()
+    with pytest.raises(EcgFormatError, match="at most 4194304 compressed samples"):
+        read_ecg(sierra(xli_chunk(range(200)) * 6, 700_000))
+    with pytest.raises(EcgFormatError, match="6 whole compressed leads, got 65 chunks"):
+        read_ecg(sierra(bytes(8 * 2**20), 200))
+    assert time.process_time() - began < 2
+
+
 def test_a_billion_laughs_are_refused():
     entities = '<!ENTITY a "ha">' + "".join(
         f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefghi", "bcdefghij")

@@ -5,6 +5,7 @@ and increment), the others the leads (`SLIST_PQ`: value = origin + scale * digit
 representative beats, lie in `derivation` and are not read.
 """
 
+import re
 from datetime import datetime
 from xml.etree.ElementTree import Element
 
@@ -12,11 +13,10 @@ import numpy as np
 
 from ..record import EcgFormatError, EcgRecord, check_size
 from .calibration import cut_calibration
-from .fields import age_at, age_of, number_of, sex_of, time_of
+from .fields import SECONDS, age_at, age_of, number_of, sex_of, time_of
 from .source import Source, millivolts_per
 from .xml_safety import has_root, parse_xml
 
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _TIMES = ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d")
 _FILTER = "MDC_ECG_CTL_VBL_ATTR_FILTER_"
 
@@ -51,8 +51,9 @@ def read(source: Source) -> EcgRecord:
     rows = source.choose_leads([_code(lead)[:40] for lead in leads])
     signals = [_lead(leads[i]) for i in rows]
     if len({len(signal) for signal in signals}) > 1:
-        raise EcgFormatError(f"Expected leads of one length, got {[len(signal) for signal in signals]}.")
-    scales = [leads[i].find("value/scale") for i in rows]
+        raise EcgFormatError(f"Expected leads of one length, got {[len(signal) for signal in signals][:12]}.")
+    scales = {(_value(leads[i], "value/scale"), _value(leads[i], "value/scale", "unit") or "") for i in rows}
+    step, unit = next(iter(scales))
     check_size(len(signals), len(signals[0]), source.name)
     signal, notes = cut_calibration(np.stack(signals), rate)
 
@@ -64,13 +65,13 @@ def read(source: Source) -> EcgRecord:
         signal=signal,
         sampling_rate=rate,
         leads=tuple(rows.values()),
-        record_id=source.path.stem if source.path else None,
+        record_id=source.record_id,
         start_time=start or time_of(_value(series, "effectiveTime/low"), *_TIMES),
         age=age,
         sex=sex,
         device=_device(series),
-        unit=scales[0].get("unit", ""),
-        gain=1 / (float(scales[0].get("value")) * millivolts_per(scales[0].get("unit"))) if _same(scales) else None,
+        unit=unit,
+        gain=1 / (number_of(step, "the scale") * millivolts_per(unit)) if len(scales) == 1 else None,
         filters=_filters(series),
         source=str(source.path) if source.path else None,
         notes=notes,
@@ -91,11 +92,11 @@ def _time(sequence: Element) -> tuple[float, datetime | None]:
     value = sequence.find("value")
     kind = None if value is None else value.get("type")
     unit = _value(sequence, "value/increment", "unit")
-    if kind not in ("GLIST_TS", "GLIST_PQ") or unit not in _SECONDS:
+    if kind not in ("GLIST_TS", "GLIST_PQ") or unit not in SECONDS:
         raise EcgFormatError(
-            f"Expected GLIST_TS or GLIST_PQ with an increment in s, ms or us, got {kind!r} in {unit!r}."
+            f"Expected GLIST_TS or GLIST_PQ with an increment in s, ms or us, got {str(kind)[:9]!r} in {unit!r:.20}."
         )
-    interval = number_of(_value(sequence, "value/increment"), "the time increment") * _SECONDS[unit]
+    interval = number_of(_value(sequence, "value/increment"), "the time increment") * SECONDS[unit]
     if not 1e-6 <= interval <= 10:
         raise EcgFormatError(f"Expected a time increment from 1 us to 10 s, got {interval:g} s.")
     # 0.002 s is not exact in binary; twelve digits of the rate are what the text can mean.
@@ -108,7 +109,7 @@ def _lead(sequence: Element) -> np.ndarray:
     value, name = sequence.find("value"), _code(sequence)[:40]
     if value is None or value.get("type") != "SLIST_PQ":
         raise EcgFormatError(
-            f"Expected SLIST_PQ samples in {name}, got {None if value is None else value.get('type')!r}."
+            f"Expected SLIST_PQ samples in {name}, got {'none' if value is None else str(value.get('type'))[:40]}."
         )
     scale = number_of(_value(value, "scale"), f"the scale of {name}")
     origin = number_of(_value(value, "origin"), f"the origin of {name}")
@@ -116,15 +117,15 @@ def _lead(sequence: Element) -> np.ndarray:
         raise EcgFormatError(f"Expected a scale other than 0 in {name}.")
     scale *= millivolts_per(_value(value, "scale", "unit") or "", f"the scale of {name}")
     origin *= millivolts_per(_value(value, "origin", "unit") or "", f"the origin of {name}")
-    try:
-        digits = np.array((value.findtext("digits") or "").split(), dtype=np.int32)
-    except (ValueError, OverflowError) as error:
-        raise EcgFormatError(f"Expected whole numbers as the digits of {name}, got: {error}.") from None
-    return origin + scale * digits
+    return origin + scale * _digits(value.findtext("digits") or "", name)
 
 
-def _same(scales: list[Element]) -> bool:
-    return len({(scale.get("value"), scale.get("unit")) for scale in scales}) == 1
+def _digits(text: str, name: str) -> np.ndarray:
+    odd = re.search(r"[^-+0-9\s]|[-+](?![0-9])|[0-9][-+]|[0-9]{10}", text)
+    if odd or not text.isascii():
+        found = text[max(0, odd.start() - 9) : odd.start() + 10] if odd else "other digits than 0 to 9"
+        raise EcgFormatError(f"Expected whole numbers as the digits of {name}, got: {found[:40]!r}.")
+    return np.fromstring(text, dtype=np.int64, sep=" ") if text.strip() else np.array([], dtype=np.int64)
 
 
 def _subject(root: Element, when: datetime | None) -> tuple[float | None, str | None]:
@@ -133,7 +134,8 @@ def _subject(root: Element, when: datetime | None) -> tuple[float | None, str | 
     person = next(root.iter("subjectDemographicPerson"), None)
     if person is not None:
         age = age_at(time_of(_value(person, "birthTime"), *_TIMES), when)
-        sex = sex_of(_value(person, "administrativeGenderCode", "code"))
+        gender = "administrativeGenderCode"
+        sex = sex_of(_value(person, gender, "code")) or sex_of(_value(person, gender, "displayName"))
     for observation in root.iter("relatedObservation"):
         if _code(observation) == "21612-7" and _value(observation, "value", "unit") == "a":  # LOINC: reported age
             age = age_of(_value(observation, "value")) or age

@@ -3,12 +3,13 @@
 Layout: `signal` (leads, samples), `sampling_rate` in Hz, `leads` (names) and `units`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..record import EcgFormatError, EcgRecord, check_size
+from .fields import age_of, number_of, sex_of
 from .source import Source, millivolts_per
 
 KEYS = ("signal", "sampling_rate", "leads", "units")
@@ -38,30 +39,54 @@ def record_of_arrays(arrays: Mapping[str, np.ndarray], source: Source) -> EcgRec
         raise EcgFormatError(
             f"Expected a signal of numbers (leads, samples), got {signal.dtype} of shape {signal.shape}."
         )
-    names = [str(name) for name in np.atleast_1d(arrays["leads"])] if "leads" in arrays else list(source.leads)
-    if len(names) != len(signal):
+    named = np.atleast_1d(arrays["leads"]) if "leads" in arrays else np.array(list(source.leads or ()), dtype=object)
+    if named.shape != signal.shape[:1]:
         raise EcgFormatError(
-            f"Expected a signal (leads, samples) with a row for each of the {len(names)} leads, got {signal.shape}. "
+            f"Expected a signal (leads, samples) with a row for each of the {named.size} leads, got {signal.shape}. "
             "Transpose an array of shape (samples, leads) before saving it."
         )
-    check_size(len(names), signal.shape[1], source.name)
-    chosen = source.choose_leads(names)
-    unit = str(arrays["units"]) if "units" in arrays else source.units
-    scale = millivolts_per(unit)
-    try:
-        rate = float(arrays["sampling_rate"]) if "sampling_rate" in arrays else source.sampling_rate
-        age = float(arrays["age"]) if "age" in arrays else None
-    except (TypeError, ValueError):
-        raise EcgFormatError(f"{source.name}: expected one number each for sampling_rate and age.") from None
-    millivolts = signal[list(chosen)].astype(np.float64, copy=False)
-    millivolts *= scale
+    check_size(len(signal), signal.shape[1], source.name)
+    chosen = source.choose_leads([str(name) for name in named])
+    unit = str(arrays["units"]) if "units" in arrays else str(source.units)
+    rate = _number(arrays["sampling_rate"], source.name) if "sampling_rate" in arrays else source.sampling_rate
     return EcgRecord(
-        millivolts,
-        rate,
+        to_millivolts(signal, list(chosen), millivolts_per(unit)),
+        float(rate or 0),
         tuple(chosen.values()),
         record_id=str(arrays["record_id"]) if "record_id" in arrays else Path(source.name).stem,
-        age=age,
-        sex=str(arrays["sex"]) if str(arrays.get("sex")) in ("male", "female") else None,
+        age=age_of(str(arrays["age"])) if "age" in arrays and arrays["age"].size == 1 else None,
+        sex=sex_of(str(arrays["sex"])) if "sex" in arrays and arrays["sex"].size == 1 else None,
         unit=unit,
         source=str(source.path) if source.path else None,
     )
+
+
+def to_millivolts(signal: np.ndarray, rows: Sequence[int], scale: float) -> np.ndarray:
+    """Return rows of an array times `scale` as float32, computed in float64 row by row to save memory."""
+    millivolts = np.empty((len(rows), signal.shape[1]), dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is infinite, which `EcgRecord` refuses
+        for row, i in zip(millivolts, rows):
+            row[:] = signal[i].astype(np.float64) * scale
+    return millivolts
+
+
+def missing_notes(leads: Iterable[str], missing: Iterable[np.ndarray]) -> tuple[str, ...]:
+    """Return the note on the samples of each lead that `signal_quality.no_value` found to mark a missing value.
+
+    Example:
+
+    >>> missing_notes(["I", "II"], np.array([[False, False], [True, False]]))
+    ('1 samples of II hold a marker of no value and are NaN.',)
+    """
+    counts = {lead: int(row.sum()) for lead, row in zip(leads, missing) if row.any()}
+    if not counts:
+        return ()
+    return (f"{sum(counts.values())} samples of {', '.join(counts)} hold a marker of no value and are NaN.",)
+
+
+def _number(array: np.ndarray, name: str) -> float:
+    if array.size != 1 or array.dtype.kind not in "iufU":
+        raise EcgFormatError(
+            f"{name}: expected one number for sampling_rate, got {array.dtype} of shape {array.shape}."
+        )
+    return number_of(str(array.flat[0]), "sampling_rate")

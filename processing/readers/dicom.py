@@ -15,11 +15,14 @@ from pydicom.dataset import Dataset
 from pydicom.waveforms.numpy_handler import multiplex_array
 
 from ..record import EcgFormatError, EcgRecord, check_size
+from ..signal_quality import no_value
 from ..units import MILLIVOLTS_PER_UNIT
+from .arrays import missing_notes
 from .fields import age_at, age_of, sex_of, time_of
 from .lead_codes import LEAD_CODES
 from .source import Source
 
+_IMPLICIT = b"1.2.840.10008.1.2"
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _TAGS = [
     *("WaveformSequence", "SOPClassUID", "AcquisitionDateTime", "ContentDate", "ContentTime"),
@@ -27,6 +30,11 @@ _TAGS = [
 ]
 _LINEAR = ("SS", "US", "SB", "UB", "SL", "UL")
 _BEAT_LABELS = ("MEDIAN", "BEAT", "REPRESENTATIVE", "AVERAGE", "TEMPLATE")
+_ITEM = b"\xfe\xff\x00\xe0"
+_LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
+MAX_ELEMENTS = 10_000
+"""Most elements of a file; a 12-lead ECG has some two thousand."""
+
 _TIMES = ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d")
 
 
@@ -39,11 +47,13 @@ def read(source: Source) -> EcgRecord:
     """Read the rhythm of a DICOM ECG: all multiplex groups of one rate and length, without representative beats.
 
     Raises:
-        EcgFormatError: If the file is no DICOM waveform, is compressed, or its samples are incomplete or uncalibrated.
+        EcgFormatError: If the file is not a DICOM waveform, is compressed, or its samples are incomplete or not
+            calibrated.
     """
     data = source.data
+    _check_elements(data)
     if not matches(data[:132], source.name):
-        raise EcgFormatError(f"{source.name} lacks the prefix DICM at byte 128, so it is no DICOM file.")
+        raise EcgFormatError(f"{source.name} lacks the prefix DICM at byte 128, so it is not a DICOM file.")
     if _DEFLATED in data:
         raise EcgFormatError(
             "Expected an uncompressed DICOM file, got one in the deflated transfer syntax. Inflate it, for example "
@@ -89,7 +99,7 @@ def _record(dataset: Dataset, source: Source) -> EcgRecord:
             notes.append(f"Group {i + 1} was left out: {_label(group)}, of another rate or length.")
             continue
         start = round(float(group.get("MultiplexGroupTimeOffset") or 0) / 1000 * rate)
-        for name, signal, gain, unit in _channels(dataset, i, notes):
+        for name, signal, gain, unit in _channels(dataset, i, source.units, notes):
             names.append(name)
             signals.append(signal)
             starts.append(start)
@@ -102,7 +112,7 @@ def _record(dataset: Dataset, source: Source) -> EcgRecord:
     if last - first > n_samples * len(signals):
         raise EcgFormatError(f"Expected groups that follow each other, got offsets of {sorted(set(starts))} samples.")
     check_size(len(rows), last - first, source.name)
-    full = np.full((len(rows), last - first), np.nan)
+    full = np.full((len(rows), last - first), np.nan, dtype=np.float32)
     for row, i in enumerate(rows):
         full[row, starts[i] - first : starts[i] - first + n_samples] = signals[i]
     if last - first > n_samples:
@@ -117,7 +127,7 @@ def _record(dataset: Dataset, source: Source) -> EcgRecord:
         signal=full,
         sampling_rate=rate,
         leads=tuple(rows.values()),
-        record_id=source.path.stem if source.path else None,
+        record_id=source.record_id,
         start_time=start_time,
         age=age_of(years[1]) if years else age_at(birth, start_time),
         sex=sex_of(str(dataset.get("PatientSex") or "")),
@@ -127,6 +137,35 @@ def _record(dataset: Dataset, source: Source) -> EcgRecord:
         source=str(source.path) if source.path else None,
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _check_elements(data: bytes) -> None:
+    """Refuse more than `MAX_ELEMENTS` data elements and items, over which pydicom would take minutes.
+
+    Walks through the elements of PS3.5 section 7.1 in one level: the header of a sequence or item is an element, its
+    content follows. Where the structure is damaged the walk ends; pydicom then says what is wrong.
+    """
+    syntax = data.find(b"\x02\x00\x10\x00UI", 132, 1024) + 8
+    length = int.from_bytes(data[syntax - 2 : syntax], "little")
+    is_implicit = syntax > 8 and data[syntax : syntax + length].strip(b"\0 ") == _IMPLICIT
+    at, count, size = 132, 0, len(data)
+    while at + 8 <= size:
+        count += 1
+        if count > MAX_ELEMENTS:
+            raise EcgFormatError(
+                f"The DICOM file holds more than {MAX_ELEMENTS} elements. Save the waveform without the other data."
+            )
+        if data[at : at + 2] == b"\xfe\xff":  # an item or the end of one: no value representation
+            at += 8
+            continue
+        if is_implicit and data[at : at + 2] != b"\x02\x00":  # the group of the file's own header is explicit
+            length, start = int.from_bytes(data[at + 4 : at + 8], "little"), at + 8
+        elif data[at + 4 : at + 6] in _LONG:
+            length, start = int.from_bytes(data[at + 8 : at + 12], "little"), at + 12
+        else:
+            length, start = int.from_bytes(data[at + 6 : at + 8], "little"), at + 8
+        is_sequence = length == 0xFFFFFFFF or data[start : start + 4] == _ITEM
+        at = start if is_sequence else start + length
 
 
 def _rate(group: Dataset) -> float:
@@ -144,7 +183,9 @@ def _is_beat(group: Dataset) -> bool:
     return any(word in _label(group).upper() for word in _BEAT_LABELS)
 
 
-def _channels(dataset: Dataset, index: int, notes: list[str]) -> Iterator[tuple[str, np.ndarray, float, str]]:
+def _channels(
+    dataset: Dataset, index: int, stated_unit: str | None, notes: list[str]
+) -> Iterator[tuple[str, np.ndarray, float, str]]:
     """Yield (lead name in the file, signal in mV, ADC units per mV, unit) of the voltage channels of a group."""
     group = dataset.WaveformSequence[index]
     n_channels, n_samples = int(group.NumberOfWaveformChannels), int(group.NumberOfWaveformSamples)
@@ -170,20 +211,32 @@ def _channels(dataset: Dataset, index: int, notes: list[str]) -> Iterator[tuple[
             notes.append("WaveformPaddingValue 0 was not believed: it would make every true zero invalid.")
         else:
             invalid = stored == value
+    missing: dict[str, np.ndarray] = {}
     for channel, definition in enumerate(definitions):
         name = _lead_name(definition)
-        unit = str(definition.ChannelSensitivityUnitsSequence[0].CodeValue)
+        unit = _unit(definition) or stated_unit
+        if not unit:
+            raise EcgFormatError(f"Channel {name} has no unit, which is not guessed. State `units=`.")
         if unit.lower() not in MILLIVOLTS_PER_UNIT:
             notes.append(f"Channel {name} was left out: its unit is {unit[:20]}.")
             continue
-        factor = float(definition.ChannelSensitivity) * float(definition.get("ChannelSensitivityCorrectionFactor", 1))
-        if not factor:
+        correction = definition.get("ChannelSensitivityCorrectionFactor")
+        factor = float(definition.ChannelSensitivity) * (1.0 if correction in (None, "") else float(correction))
+        if not factor or not np.isfinite(factor):
             raise EcgFormatError(f"Expected a sensitivity other than 0 in channel {name}.")
         if float(definition.get("ChannelSampleSkew") or 0) or float(definition.get("ChannelTimeSkew") or 0):
             notes.append(f"The skew of channel {name} was not undone.")
         millivolts = MILLIVOLTS_PER_UNIT[unit.lower()]
         signal = (stored[:, channel] * factor + float(definition.get("ChannelBaseline") or 0)) * millivolts
+        missing[name] = no_value(stored[:, channel][None])[0]
+        invalid[:, channel] |= missing[name]
         yield name, np.where(invalid[:, channel], np.nan, signal), abs(1 / (factor * millivolts)), unit
+    notes += missing_notes(missing, list(missing.values()))
+
+
+def _unit(definition: Dataset) -> str:
+    codes = definition.get("ChannelSensitivityUnitsSequence") or [Dataset()]
+    return str(codes[0].get("CodeValue") or "").strip("\0 ")
 
 
 def _lead_name(definition: Dataset) -> str:

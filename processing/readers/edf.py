@@ -1,12 +1,13 @@
-"""EDF, EDF+ and BDF files, read with the `edfio` library.
+"""EDF, EDF+ and BDF files: the header is read with the `edfio` library, the samples here.
 
-Specification: https://www.edfplus.info/specs/edfplus.html. The library reads what is left of a truncated file; the
-length is checked here first.
+Specification: https://www.edfplus.info/specs/edfplus.html. The library maps the file into memory, where a file that is
+cut meanwhile ends the process, reads BDF whole and reads what is left of a truncated file.
 """
 
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,11 +15,16 @@ import edfio
 import numpy as np
 
 from ..record import EcgFormatError, EcgRecord, Recording, check_size
-from ..resampling import resample_with_gaps
-from .fields import age_at
-from .source import Source, is_no_ecg, millivolts_per
+from ..resampling import resample_invalid, resample_with_gaps
+from ..signal_quality import no_value
+from ..units import MILLIVOLTS_PER_UNIT
+from .arrays import missing_notes
+from .fields import age_at, other_channels
+from .source import MAX_FILE_BYTES, Source, millivolts_per
 
 _EDF, _BDF = b"0       ", b"\xffBIOSEMI"
+_ANNOTATIONS = (b"EDF Annotations", b"BDF Annotations")
+_STAMP_BYTES = 32  # of the onset of a data record, before the character 20
 
 
 def matches(head: bytes, name: str) -> bool:
@@ -40,94 +46,192 @@ def read(source: Source) -> EcgRecord:
 
 def open_recording(source: Source) -> Recording:
     """Open an EDF or BDF file for reading in pieces."""
-    notes = [_check_length(source)]
+    layout = _Layout.of(source)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what it warns of is in `notes`
-            edf: edfio.Edf | edfio.Bdf
-            if source.head[:8] == _BDF:  # read whole by the library, EDF on demand
-                edf = edfio.read_bdf(source.data, header_encoding="latin-1")
-            else:
-                edf = edfio.read_edf(source.path or source.data, header_encoding="latin-1")
-        signals = edf.signals
-        labels, units = [s.label for s in signals], [s.physical_dimension for s in signals]
-        rates, filters = [s.sampling_frequency for s in signals], [s.prefiltering for s in signals]
-        ranges = [(s.physical_min, s.physical_max, s.digital_min, s.digital_max) for s in signals]
-        continuous = edf.is_continuous
+            warnings.simplefilter("ignore")  # the first data record alone is what it calls truncated
+            head = source.part(0, layout.header_bytes + layout.record_bytes)
+            read_head = edfio.read_bdf if layout.width == 3 else edfio.read_edf
+            edf: edfio.Edf | edfio.Bdf = read_head(head, header_encoding="latin-1")
+        # What are not signals are the annotations, which stand among them.
+        rows = [i for i, label in enumerate(layout.labels) if label not in _ANNOTATIONS]
+        signals: dict[int, edfio.EdfSignal | edfio.BdfSignal] = dict(zip(rows, edf.signals, strict=True))
+        names = [_text(signals[i].label) if i in signals else "annotations" for i in range(len(layout.samples))]
+        units = [_text(signals[i].physical_dimension) if i in signals else "" for i in range(len(names))]
+        ranges = {i: (s.physical_min, s.physical_max, s.digital_min, s.digital_max) for i, s in signals.items()}
+        filters = {i: _text(s.prefiltering) for i, s in signals.items()}
+        duration = float(edf.data_record_duration)
+        start_time, age, sex, device = _circumstances(edf)
     except Exception as error:  # the library raises whatever its parser meets
         raise EcgFormatError(f"{source.name} is a damaged EDF file: {error}.") from error
-    if not continuous:
+    if not layout.is_continuous(source, duration):
         raise EcgFormatError(f"{source.name} has gaps (EDF+D). Expected a continuous recording; split it at its gaps.")
-    chosen = source.choose_leads(labels, [i for i, label in enumerate(labels) if is_no_ecg(label, units[i])])
-    left_out = [f"{labels[i]} ({units[i]})" for i in range(len(labels)) if i not in chosen]
-    notes += [f"left out: {', '.join(left_out)}"] if left_out else []
-    millivolts = {i: millivolts_per(units[i], labels[i]) for i in chosen}
+    units = [source.units if source.units and _says_no_unit(unit) else unit for unit in units]
+    kept = source.choose_leads(
+        [names[i] for i in rows], other_channels(source, [names[i] for i in rows], [units[i] for i in rows])
+    )
+    chosen = {rows[k]: lead for k, lead in kept.items()}
+    left_out = [f"{names[i]} ({units[i]})" for i in rows if i not in chosen]
+    notes = [layout.note, f"left out: {', '.join(left_out)}" if left_out else ""]
     for i in chosen:
-        _check_calibration(labels[i], *ranges[i])
-    if not 0 < edf.data_record_duration < np.inf:
-        raise EcgFormatError(f"{source.name} has data records of {edf.data_record_duration} s; expected more than 0.")
-    rate = max(rates[i] for i in chosen)
-    n_frames = round(edf.num_data_records * edf.data_record_duration * rate)
-    steps = {(ranges[i][1] - ranges[i][0]) * millivolts[i] / (ranges[i][3] - ranges[i][2]) for i in chosen}
-    start_time, age, sex, device = _circumstances(edf)
+        if _says_no_unit(units[i]):
+            raise EcgFormatError(
+                f"{source.name} states no unit of {names[i][:40]} but {units[i][:40]!r}, which is not guessed. State "
+                "`units=`."
+            )
+        _check_calibration(names[i], *ranges[i])
+    millivolts = {i: millivolts_per(units[i], names[i]) for i in chosen}
+    if not 0 < duration < np.inf:
+        raise EcgFormatError(f"{source.name} has data records of {duration} s; expected more than 0.")
+    per_record = max(layout.samples[i] for i in chosen)
+    rate = per_record / duration
+    steps = {i: (ranges[i][1] - ranges[i][0]) / (ranges[i][3] - ranges[i][2]) for i in chosen}
+    gains = {1 / abs(steps[i] * millivolts[i]) for i in chosen}
 
     def read_frames(start: int, stop: int) -> EcgRecord:
         check_size(len(chosen), stop - start, source.name)
         signal = np.empty((len(chosen), stop - start), dtype=np.float32)
-        for row, i in zip(signal, chosen):
-            own = rates[i] / rate
-            first, last = round(start * own), round(stop * own)
-            piece = signals[i].get_data_slice(first / rates[i], last / rates[i]) * millivolts[i]
-            row[:] = (
-                piece if own == 1 else resample_with_gaps(piece[None], len(piece), stop - start)[0][: stop - start]
-            )
+        missing = np.zeros(signal.shape, dtype=bool)
+        first_record, last_record = start // per_record, -(-stop // per_record)
+        records = layout.read(source, first_record, last_record)
+        for row, marks, i in zip(signal, missing, chosen):
+            own = layout.samples[i] / per_record
+            skipped = first_record * layout.samples[i]
+            digital = layout.digital(records, i)[round(start * own) - skipped : round(stop * own) - skipped]
+            marked = no_value(digital[None])[0]
+            piece = ((digital.astype(np.float64) - ranges[i][3]) * steps[i] + ranges[i][1]) * millivolts[i]
+            piece[marked] = np.nan
+            if own != 1:
+                marks[:] = resample_invalid(marked, len(piece), stop - start)[: stop - start]
+                piece = resample_with_gaps(piece[None], len(piece), stop - start)[0][: stop - start]
+            else:
+                marks[:] = marked
+            row[:] = piece
         return EcgRecord(
             signal,
             rate,
             tuple(chosen.values()),
-            record_id=source.path.stem if source.path else None,
+            record_id=source.record_id,
             start_time=start_time and start_time + timedelta(seconds=start / rate),
             age=age,
             sex=sex,
             device=device,
             unit=units[next(iter(chosen))],
-            gain=1 / next(iter(steps)) if len(steps) == 1 else None,
+            gain=next(iter(gains)) if len(gains) == 1 else None,
             filters="; ".join(sorted({filters[i] for i in chosen} - {""})) or None,
             source=str(source.path) if source.path else None,
-            notes=tuple(note for note in notes if note),
+            notes=(*(note for note in notes if note), *missing_notes(chosen.values(), missing)),
         )
 
-    return Recording(n_frames, rate, read_frames)
+    return Recording(layout.n_records * per_record, rate, read_frames)
 
 
-def _check_length(source: Source) -> str:
-    """Compare the length that the header declares with the file, and return a note if the header leaves it open.
-
-    Fields by byte: 184 bytes in the header, 236 number of data records, 252 number of signals (ns), 256 + 216 ns
-    samples of
-    each signal per data record; a sample has two bytes in EDF, three in BDF.
-    """
-    head = source.head
+def _text(value: str) -> str:
+    """Text of a header field, which is ASCII by the standard, UTF-8 in many files and Latin-1 in some."""
+    value = value.strip("\0 ")
     try:
-        header_bytes, n_records, n_signals = int(head[184:192]), int(head[236:244]), int(head[252:256])
-        if not 0 < n_signals <= 4096 or header_bytes != 256 * (n_signals + 1):
-            raise ValueError(f"{n_signals} signals in a header of {header_bytes} bytes")
-        fields = (source.data if header_bytes > len(head) else head)[256 + 216 * n_signals : 256 + 224 * n_signals]
-        samples = [int(fields[8 * i : 8 * i + 8]) for i in range(n_signals)]
-        if min(samples) < 1:
-            raise ValueError("a signal without samples")
-    except ValueError as error:
-        raise EcgFormatError(f"{source.name} has a damaged EDF header: {error}.") from error
-    record_bytes = sum(samples) * (3 if head[:8] == _BDF else 2)
-    held = source.size - header_bytes
-    if n_records == -1 and held >= record_bytes and held % record_bytes == 0:
-        return "the header leaves the length open (-1 data records); it follows from the file size"
-    if n_records < 1 or held != n_records * record_bytes:
-        raise EcgFormatError(
-            f"{source.name} declares {n_records} data records of {record_bytes} bytes but holds {held} bytes of data. "
-            "The file is truncated or the recorder never closed it."
-        )
-    return ""
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return value
+
+
+def _says_no_unit(unit: str) -> bool:
+    """Whether a field holds no unit: blank, a filler, or letters lost by a change of encoding (`"?V"`)."""
+    return unit.lower() not in MILLIVOLTS_PER_UNIT and not re.fullmatch(
+        r"[\w%/°Ωµμ^.* ()-]*[A-Za-z%][\w%/^.* ()-]*", unit
+    )
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the samples stand: bytes of the header and of a sample, samples of each signal in a data record."""
+
+    header_bytes: int
+    n_records: int
+    width: int
+    samples: tuple[int, ...]
+    labels: tuple[bytes, ...]
+    note: str
+
+    @classmethod
+    def of(cls, source: Source) -> "_Layout":
+        """Read the layout and compare the length that the header declares with the file.
+
+        Fields by byte: 184 bytes in the header, 236 number of data records, 252 number of signals (ns), 256 their
+        labels, 256 + 216 ns samples of each signal per data record; a sample has two bytes in EDF, three in BDF.
+        """
+        head = source.head
+        try:
+            header_bytes, n_records, n_signals = int(head[184:192]), int(head[236:244]), int(head[252:256])
+            if not 0 < n_signals <= 4096 or header_bytes != 256 * (n_signals + 1):
+                raise ValueError(f"{n_signals} signals in a header of {header_bytes} bytes")
+            header = source.part(0, min(header_bytes, source.size))
+            labels = tuple(header[256 + 16 * i : 272 + 16 * i].rstrip() for i in range(n_signals))
+            fields = header[256 + 216 * n_signals : 256 + 224 * n_signals]
+            samples = tuple(int(fields[8 * i : 8 * i + 8]) for i in range(n_signals))
+            if min(samples) < 1:
+                raise ValueError("a signal without samples")
+        except ValueError as error:
+            raise EcgFormatError(f"{source.name} has a damaged EDF header: {error}.") from error
+        width = 3 if head[:8] == _BDF else 2
+        record_bytes, held = width * sum(samples), source.size - header_bytes
+        note = ""
+        if n_records == -1 and held >= record_bytes and held % record_bytes == 0:
+            n_records = held // record_bytes
+            note = "the header leaves the length open (-1 data records); it follows from the file size"
+        if n_records < 1 or held != n_records * record_bytes:
+            raise EcgFormatError(
+                f"{source.name} declares {n_records} data records of {record_bytes} bytes but holds {held} bytes of "
+                "data. The file is truncated or the recorder never closed it."
+            )
+        if record_bytes > MAX_FILE_BYTES:
+            raise EcgFormatError(f"{source.name} has data records of {record_bytes} bytes; expected shorter ones.")
+        return cls(header_bytes, n_records, width, samples, labels, note)
+
+    @property
+    def record_bytes(self) -> int:
+        """Length of a data record."""
+        return self.width * sum(self.samples)
+
+    def read(self, source: Source, first: int, last: int) -> np.ndarray:
+        """Read data records as bytes of shape `(records, bytes)`."""
+        start = self.header_bytes + first * self.record_bytes
+        content = source.part(start, start + (last - first) * self.record_bytes)
+        return np.frombuffer(content, np.uint8).reshape(-1, self.record_bytes)
+
+    def digital(self, records: np.ndarray, i: int) -> np.ndarray:
+        """Samples of a signal, in ADC units."""
+        start = self.width * sum(self.samples[:i])
+        own = np.ascontiguousarray(records[:, start : start + self.width * self.samples[i]])
+        if self.width == 2:
+            return own.view("<i2").reshape(-1)
+        padded = np.zeros((own.size // 3, 4), np.uint8)
+        padded[:, 1:] = own.reshape(-1, 3)
+        return padded.view("<i4")[:, 0] >> 8
+
+    def is_continuous(self, source: Source, duration: float) -> bool:
+        """Whether every data record begins where the one before it ends, by their time stamps if there are any.
+
+        The first signal of annotations begins each record with its onset in seconds and the character 20 (EDF+).
+        """
+        signal = next((i for i, label in enumerate(self.labels) if label in _ANNOTATIONS), None)
+        if signal is None:
+            return True
+        start = self.width * sum(self.samples[:signal])
+        stamp_bytes = min(_STAMP_BYTES, self.width * self.samples[signal])
+        step = max(1, 2**22 // self.record_bytes)
+        previous = None
+        for first in range(0, self.n_records, step):
+            records = self.read(source, first, min(first + step, self.n_records))
+            for stamp in records[:, start : start + stamp_bytes]:
+                try:
+                    onset = float(stamp.tobytes().partition(b"\x14")[0])
+                except ValueError:
+                    raise EcgFormatError(f"{source.name} has a data record without its time: it is damaged.") from None
+                if previous is not None and abs(onset - previous - duration) > 1e-6 * max(1.0, abs(onset)):
+                    return False
+                previous = onset
+        return True
 
 
 def _check_calibration(

@@ -13,6 +13,8 @@ from datetime import datetime, timedelta
 import numpy as np
 
 from ..record import MAX_SAMPLING_RATE, EcgFormatError, EcgRecord, Recording, check_size
+from ..signal_quality import no_value
+from .arrays import missing_notes
 from .fields import age_at
 from .source import Source
 
@@ -49,7 +51,7 @@ def open_recording(source: Source) -> Recording:
     head = source.head
     if not head.startswith(MAGIC):
         raise EcgFormatError(
-            f"{source.name} is no ISHNE file: expected it to begin with {MAGIC.decode()}, got {head[:8]!r}."
+            f"{source.name} is not an ISHNE file: expected it to begin with {MAGIC.decode()}, got {head[:8]!r}."
         )
     if len(head) < HEADER_BYTES:
         raise EcgFormatError(f"{source.name} ends within its header: expected {HEADER_BYTES} bytes, got {len(head)}.")
@@ -62,7 +64,7 @@ def open_recording(source: Source) -> Recording:
     device = head[232:272].split(b"\0")[0].decode("latin-1").strip()
     if not (text_offset == HEADER_BYTES and text_bytes >= 0 and offset == HEADER_BYTES + text_bytes <= source.size):
         raise EcgFormatError(f"{source.name}: the samples are said to begin at byte {offset} of {source.size}.")
-    found = crc_hqx(_bytes(source, 10, offset), 0xFFFF)
+    found = crc_hqx(source.part(10, offset), 0xFFFF)
     if found != checksum:
         raise EcgFormatError(
             f"{source.name}: the header's checksum is {checksum}, its content gives {found}: it is damaged."
@@ -86,13 +88,16 @@ def open_recording(source: Source) -> Recording:
 
     def read_frames(start: int, stop: int) -> EcgRecord:
         check_size(n_leads, stop - start, source.name)
-        content = _bytes(source, offset + 2 * n_leads * start, offset + 2 * n_leads * stop)
+        content = source.part(offset + 2 * n_leads * start, offset + 2 * n_leads * stop)
         digital = np.frombuffer(content, dtype="<i2").reshape(-1, n_leads)[:, list(chosen)].T
+        signal = (digital * millivolts[:, None]).astype(np.float32)
+        missing = no_value(digital)
+        signal[missing] = np.nan
         return EcgRecord(
-            digital * millivolts[:, None],
+            signal,
             rate,
             tuple(chosen.values()),
-            record_id=source.path.stem if source.path else None,
+            record_id=source.record_id,
             start_time=start_time and start_time + timedelta(seconds=start / rate),
             age=age,
             sex={1: "male", 2: "female"}.get(sex),
@@ -100,18 +105,10 @@ def open_recording(source: Source) -> Recording:
             unit="nV",
             gain=1 / millivolts[0] if len(set(millivolts)) == 1 else None,
             source=str(source.path) if source.path else None,
+            notes=missing_notes(chosen.values(), missing),
         )
 
     return Recording(n_samples, float(rate), read_frames)
-
-
-def _bytes(source: Source, start: int, stop: int) -> bytes:
-    """Read a part of the file without the rest: a Holter recording is read in pieces."""
-    if source.path is None:
-        return source.data[start:stop]
-    with open(source.path, "rb") as file:
-        file.seek(start)
-        return file.read(stop - start)
 
 
 def _time(date: tuple[int, int, int], clock: tuple[int, int, int] = (0, 0, 0)) -> datetime | None:

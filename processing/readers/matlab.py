@@ -9,8 +9,9 @@
   stated too.
 """
 
+import zlib
 from io import BytesIO
-from itertools import islice
+from itertools import islice, product
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +20,17 @@ import numpy as np
 
 from ..leads import STANDARD_LEADS
 from ..record import EcgFormatError, EcgRecord, check_size
+from .arrays import to_millivolts
 from .fields import age_of, sex_of
 from .matlab5 import read_variables
-from .source import MAX_FILE_BYTES, Source, millivolts_per
+from .source import Source, millivolts_per
 
 if TYPE_CHECKING:
     import h5py
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
+_DEFLATE, _SHUFFLE, _FLETCHER, _LZF = 1, 2, 3, 32000  # numbers of the HDF5 filters
+_FILTERS = {_DEFLATE, _SHUFFLE, _FLETCHER, _LZF}
 
 
 def matches(head: bytes, name: str) -> bool:
@@ -45,17 +49,19 @@ def read(source: Source) -> EcgRecord:
     if _HDF5 in source.head[:1024]:
         return _read_hdf5(source)
     raise EcgFormatError(
-        f"{source.name} is no MATLAB 5 or HDF5 file. If it is the signal file of a WFDB record, put its .hea "
+        f"{source.name} is not a MATLAB 5 or HDF5 file. If it is the signal file of a WFDB record, put its .hea "
         "file beside it."
     )
 
 
 def _read_mat(source: Source) -> EcgRecord:
-    content = read_variables(source.data, ("ECG", "feats", "curr_sample_rate"))
+    if source.index not in (None, 0):
+        raise EcgFormatError(f"{source.name} holds one recording, not one of index {source.index}. Leave `index` out.")
+    content = read_variables(source.data, ("ECG", "feats", "curr_sample_rate"), source.most_unpacked)
     if "feats" in content:
         rate = content.get("curr_sample_rate")
-        known = isinstance(rate, np.ndarray) and rate.size == 1
-        return _record(source, content["feats"], float(rate.flat[0]) if known else None, None, None)
+        known = float(rate.flat[0]) if isinstance(rate, np.ndarray) and rate.size == 1 else None
+        return _record(source, content["feats"], known, None, None)
     ecg = content.get("ECG")
     if not isinstance(ecg, dict) or set(ecg) != {"sex", "age", "data"}:
         raise EcgFormatError(
@@ -82,14 +88,14 @@ def _read_hdf5(source: Source) -> EcgRecord:
             n_exams, n_samples, n_leads = tracings.shape
             check_size(n_leads, n_samples, source.name)
             index = 0 if source.index is None and n_exams == 1 else source.index
-            if index is None or not 0 <= index < n_exams:
+            if not isinstance(index, int) or not 0 <= index < n_exams:
                 raise EcgFormatError(f"{source.name} holds {n_exams} exams, got index {index}. State `index=` from 0.")
-            _check_stored(tracings, source.name)
+            _check_stored(tracings, index, source)
             signal = tracings[index].T
             exams = _own_dataset(file, "exam_id")
             exam = None
             if exams is not None and exams.shape == (n_exams,) and exams.dtype.kind in "iu":
-                _check_stored(exams, source.name)
+                _check_stored(exams, index, source)
                 exam = str(exams[index])
     except EcgFormatError:
         raise
@@ -107,12 +113,13 @@ def _own_dataset(file: "h5py.File", name: str) -> "h5py.Dataset | None":
     return found if isinstance(found, h5py.Dataset) else None
 
 
-def _check_stored(array: "h5py.Dataset", name: str) -> None:
+def _check_stored(array: "h5py.Dataset", index: int, source: Source) -> None:
     """Refuse an array whose samples lie in other files, are not all there, or unpack to too much for one exam.
 
     The library gives the fill value for what was never written, and unpacks whole chunks: a kilobyte would become
     gigabytes of zeros.
     """
+    name, limit = source.name, source.most_unpacked
     if array.is_virtual or array.external:
         raise EcgFormatError(
             f"The samples of {name} lie in other files, which are not opened. Copy them into one file."
@@ -129,11 +136,35 @@ def _check_stored(array: "h5py.Dataset", name: str) -> None:
             f"{name} declares {array.name} of shape {array.shape} but holds {held / declared:.1%} of it. The file was "
             "not written to its end."
         )
-    if unpacked > MAX_FILE_BYTES:
+    if unpacked > limit:
         raise EcgFormatError(
             f"{name} is packed in pieces of {array.chunks}, which are too large to read: one exam unpacks to "
-            f"{unpacked} bytes, expected at most {MAX_FILE_BYTES}."
+            f"{unpacked} bytes, expected at most {limit}."
         )
+    filters = [_filter(array, i) for i in range(array.id.get_create_plist().get_nfilters())]
+    if len(set(filters)) != len(filters) or not set(filters) <= _FILTERS:
+        raise EcgFormatError(
+            f"{name} is packed by the HDF5 filters {filters[:10]}; expected each of gzip, lzf, shuffle and fletcher32 "
+            "at most once. Repack it: h5repack -f GZIP=4."
+        )
+    if array.chunks and _DEFLATE in filters:
+        _check_chunks(array, index, name)
+
+
+def _filter(array: "h5py.Dataset", i: int) -> int:
+    return int(array.id.get_create_plist().get_filter(i)[0])
+
+
+def _check_chunks(array: "h5py.Dataset", index: int, name: str) -> None:
+    """Refuse a deflated chunk that unpacks to more than a chunk: the library unpacks it whole before it looks."""
+    room = prod(array.chunks) * array.dtype.itemsize + 4  # a Fletcher checksum may follow
+    first = index - index % array.chunks[0]
+    corners = (range(0, length, step) for length, step in zip(array.shape[1:], array.chunks[1:]))
+    for corner in product(*corners):
+        skipped, content = array.id.read_direct_chunk((first, *corner))
+        unpacked = b"" if skipped else zlib.decompressobj().decompress(content, room + 1)
+        if len(unpacked) > room:
+            raise EcgFormatError(f"{name} holds a packed piece of more than {room} bytes. The file is damaged.")
 
 
 def _record(
@@ -160,10 +191,8 @@ def _record(
         raise EcgFormatError(f"{source.name}: expected {len(leads)} leads, got a signal of shape {signal.shape}.")
     check_size(n_leads, n_samples, source.name)
     chosen = source.choose_leads(list(leads) if leads else [f"row {i}" for i in range(n_leads)])
-    millivolts = signal[list(chosen)].astype(np.float64, copy=False)
-    millivolts *= millivolts_per(unit)
     return EcgRecord(
-        millivolts,
+        to_millivolts(signal, list(chosen), millivolts_per(unit)),
         rate,
         tuple(chosen.values()),
         record_id=record_id or Path(source.name).stem,

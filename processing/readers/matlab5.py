@@ -7,44 +7,49 @@ Format: "MAT-File Format", The MathWorks, chapter 1, "Level 5 MAT-File Format". 
 import struct
 import zlib
 from collections.abc import Collection, Iterator
+from itertools import islice
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from ..record import EcgFormatError
-from .source import MAX_FILE_BYTES
 
 HEADER_BYTES = 128
+MAX_ELEMENTS = 10_000
+"""Most elements of a file or of an array: those of 8 bytes take two hundred in memory."""
+
 _MATRIX, _COMPRESSED = 14, 15  # data types, Table 1-1
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _TEXT = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16"}
 _STRUCT, _CHAR, _NUMERIC = 2, 4, range(6, 16)  # array classes, Table 1-3
 _COMPLEX = 0x0800
+_MAX_DIMENSIONS = 8
 
 Element = tuple[int, memoryview]
 
 
-def read_variables(data: bytes, names: Collection[str]) -> dict[str, Any]:
+def read_variables(data: bytes, names: Collection[str], limit: int) -> dict[str, Any]:
     """Read variables of a MATLAB 5 file.
 
     Args:
         data (`bytes`): The file.
         names (collection of `str`): The variables to read; others are skipped.
+        limit (`int`): Most bytes that the compressed variables may unpack to.
 
     Returns:
         `dict`: `np.ndarray` for real numbers, `str` for text, `dict` for a struct of one element; what is
         none of these is left out.
 
     Raises:
-        EcgFormatError: If the file is damaged, or unpacks to more than `MAX_FILE_BYTES`.
+        EcgFormatError: If the file is damaged, or unpacks to more than `limit`.
     """
     order = ">" if data[126:128] == b"MI" else "<"
-    variables, unpacked = {}, 0
+    variables, left = {}, limit
     for kind, content in _elements(memoryview(data)[HEADER_BYTES:], order):
         if kind == _COMPRESSED:
-            content = memoryview(_unpack(content, MAX_FILE_BYTES - unpacked))
-            unpacked += len(content)
+            content = memoryview(_unpack(content, left))
+            left -= len(content)
             kind, content = next(_elements(content, order), (0, content))
         if kind == _MATRIX:
             name, value = _matrix(content, order, names)
@@ -60,7 +65,10 @@ def _unpack(content: memoryview, limit: int) -> bytes:
     except zlib.error as error:
         raise EcgFormatError(f"A variable of the MATLAB file is damaged: {error}.") from error
     if len(unpacked) > limit:
-        raise EcgFormatError(f"The MATLAB file unpacks to more than {MAX_FILE_BYTES} bytes. Split the recording.")
+        raise EcgFormatError(
+            f"The MATLAB file unpacks to more than is believed: {limit} bytes are left for a variable. Save it "
+            "without compression."
+        )
     if not decoder.eof:
         raise EcgFormatError("The MATLAB file is truncated: a compressed variable does not end.")
     return unpacked
@@ -68,8 +76,11 @@ def _unpack(content: memoryview, limit: int) -> bytes:
 
 def _elements(buffer: memoryview, order: str) -> Iterator[Element]:
     """Split a buffer into data elements: type and content. A content of up to four bytes may stand within its tag."""
-    at = 0
+    at, count = 0, 0
     while at < len(buffer):
+        count += 1
+        if count > MAX_ELEMENTS:
+            raise EcgFormatError(f"The MATLAB file holds more than {MAX_ELEMENTS} elements. Save the signal alone.")
         if at + 8 > len(buffer):
             raise EcgFormatError("The MATLAB file is truncated within a tag.")
         kind, length = struct.unpack_from(f"{order}II", buffer, at)
@@ -84,13 +95,17 @@ def _elements(buffer: memoryview, order: str) -> Iterator[Element]:
 
 def _matrix(content: memoryview, order: str, names: Collection[str], depth: int = 0) -> tuple[str, Any]:
     """Read one array with its name; at the top only if the name is wanted."""
-    parts = list(_elements(content, order))
-    if len(parts) < 4 or len(parts[0][1]) != 8 or len(parts[1][1]) % 4:
+    elements = _elements(content, order)
+    parts = list(islice(elements, 3))
+    if len(parts) < 3 or len(parts[0][1]) != 8 or len(parts[1][1]) % 4:
         return "", None
     flags = struct.unpack_from(f"{order}I", parts[0][1])[0]
+    name = bytes(parts[2][1][:100]).decode("latin-1")
+    if (not depth and name not in names) or depth > 1 or len(parts[1][1]) > 4 * _MAX_DIMENSIONS:
+        return name, None
     dims = np.frombuffer(parts[1][1], f"{order}i4").tolist()
-    name = bytes(parts[2][1]).decode("latin-1")
-    if (not depth and name not in names) or depth > 1 or min(dims, default=0) < 0:
+    parts += elements
+    if len(parts) < 4 or min(dims, default=0) < 0:
         return name, None
     kind, values = parts[3]
     array_class = flags & 0xFF

@@ -34,7 +34,7 @@ def read(source: Source) -> EcgRecord:
     lengths = {number_of(channel.get("DURATION"), "DURATION") for channel in channels}
     if len(rates) > 1 or len(lengths) > 1:
         raise EcgFormatError(
-            f"Expected channels of one rate and length, got {sorted(rates)} Hz and {sorted(lengths)} samples."
+            f"Expected channels of one rate and length, got {sorted(rates)[:9]} Hz and {sorted(lengths)[:9]} samples."
         )
     n_samples = lengths.pop()
     check_size(len(rows), int(n_samples), source.name)
@@ -46,7 +46,7 @@ def read(source: Source) -> EcgRecord:
         signal=np.stack([_samples(channels[i], n_samples) for i in rows]),
         sampling_rate=rates.pop(),
         leads=tuple(rows.values()),
-        record_id=source.path.stem if source.path else None,
+        record_id=source.record_id,
         start_time=time_of(root.get("ACQUISITION_TIME"), "%Y%m%d%H%M%S"),
         age=age_of(root.get("AGE")) if root.get("AGE_UNITS", "Y").upper() in ("Y", "YEARS") else None,
         sex=None if subject is None else sex_of(subject.get("GENDER")),
@@ -67,13 +67,14 @@ def _gain(channel: Element) -> float:
 
 def _samples(channel: Element, n_samples: float) -> np.ndarray:
     name = channel.get("NAME", "")[:40]
-    layout = tuple(channel.get(field, "").upper() for field in ("ENCODING", "FORMAT", "BITS"))
+    layout = tuple(channel.get(field, "")[:20].upper() for field in ("ENCODING", "FORMAT", "BITS"))
     if layout != ("BASE64", "SIGNED", "16"):
         raise EcgFormatError(f"Expected base64 of signed 16-bit samples in channel {name}, got {layout}.")
-    if number_of(channel.get("OFFSET", "0"), "OFFSET") != 0:
-        raise EcgFormatError(f"Expected OFFSET 0 in channel {name}, got {channel.get('OFFSET')[:20]!r}.")
+    offset = channel.get("OFFSET", "0")
+    if number_of(offset, "OFFSET") != 0:
+        raise EcgFormatError(f"Expected OFFSET 0 in channel {name}, got {offset[:20]!r}.")
     data = base64_samples(channel.get("DATA"), f"channel {name}")
-    if len(data) != 2 * n_samples:
+    if n_samples != int(n_samples) or len(data) != 2 * n_samples:
         raise EcgFormatError(
             f"Expected {n_samples:g} samples in channel {name}, got {len(data) / 2:g}. The file is damaged."
         )

@@ -71,7 +71,7 @@ def read(source: Source) -> EcgRecord:
         signal=np.stack(list(signals.values())),
         sampling_rate=rate,
         leads=tuple(signals),
-        record_id=source.path.stem if source.path else None,
+        record_id=source.record_id,
         start_time=time_of(when, "%m-%d-%Y %H:%M:%S"),
         age=age_of(root.findtext("PatientDemographics/PatientAge")) if in_years else None,
         sex=sex_of(root.findtext("PatientDemographics/Gender")),
@@ -101,8 +101,9 @@ def _lead(element: Element, name: str) -> np.ndarray:
             f"Expected the checksum {declared[:20]} in lead {name}, got {zlib.crc32(data)}. It is damaged."
         )
     for field in ("LeadOffsetFirstSample", "LeadTimeOffset", "FirstSampleBaseline"):
-        if number_of(element.findtext(field, "0"), field) != 0:
-            raise EcgFormatError(f"Expected {field} 0 in lead {name}, got {element.findtext(field)[:20]!r}.")
+        value = element.findtext(field, "0")
+        if number_of(value, field) != 0:
+            raise EcgFormatError(f"Expected {field} 0 in lead {name}, got {value[:20]!r}.")
     return np.frombuffer(data, "<i2") * _millivolts_per_bit(element)
 
 
@@ -123,6 +124,6 @@ def _filters(rhythm: Element) -> str | None:
         ("notch", "ACFilter", 1),
     ):
         text = (rhythm.findtext(field) or "").strip()
-        if text.isdigit():
+        if text.isascii() and text.isdigit():
             parts.append(f"{name} {int(text[:9]) * scale:g} Hz")
     return ", ".join(parts) or None

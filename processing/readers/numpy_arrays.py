@@ -12,7 +12,8 @@ import numpy as np
 
 from ..record import EcgFormatError, EcgRecord
 from .arrays import KEYS, OPTIONAL_KEYS, record_of_arrays
-from .source import MAX_FILE_BYTES, Source
+from .compressed import MAX_MEMBERS, read_member
+from .source import Source
 
 
 def matches(head: bytes, name: str) -> bool:
@@ -31,22 +32,26 @@ def read(source: Source) -> EcgRecord:
 
 
 def _archive(source: Source) -> dict[str, np.ndarray]:
+    if source.data.count(b"PK\x01\x02") > MAX_MEMBERS:
+        raise EcgFormatError(f"{source.name} holds more than {MAX_MEMBERS} arrays; expected {', '.join(KEYS)}.")
+    arrays: dict[str, np.ndarray] = {}
+    left = source.most_unpacked
     try:
         with zipfile.ZipFile(BytesIO(source.data)) as archive:
             members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            missing = [key for key in KEYS[:1] if key not in members]
-            if missing:
-                raise EcgFormatError(f"{source.name} holds {sorted(members)}; expected the arrays {', '.join(KEYS)}.")
-            wanted = {key: info for key, info in members.items() if key in (*KEYS, *OPTIONAL_KEYS)}
-            if sum(info.file_size for info in wanted.values()) > MAX_FILE_BYTES:
-                raise EcgFormatError(
-                    f"{source.name} unpacks to more than {MAX_FILE_BYTES} bytes. Split the recording."
-                )
-            return {key: _array(archive.read(info), f"{source.name}: {key}") for key, info in wanted.items()}
+            if KEYS[0] not in members:
+                held = ", ".join(repr(name[:40]) for name in sorted(members)[:10])
+                raise EcgFormatError(f"{source.name} holds {held}; expected the arrays {', '.join(KEYS)}.")
+            for key in (*KEYS, *OPTIONAL_KEYS):
+                if key in members:
+                    content = read_member(archive, members[key], left, f"{source.name}: {key}")
+                    left -= len(content)
+                    arrays[key] = _array(content, f"{source.name}: {key}")
     except EcgFormatError:
         raise
     except Exception as error:  # a damaged archive raises from zipfile, zlib and struct
         raise EcgFormatError(f"{source.name} is a damaged .npz file: {error}.") from error
+    return arrays
 
 
 def _array(content: bytes, name: str) -> np.ndarray:
@@ -54,21 +59,24 @@ def _array(content: bytes, name: str) -> np.ndarray:
     stream = BytesIO(content)
     try:
         version = np.lib.format.read_magic(stream)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[
-            version
-        ]
-        shape, _, dtype = read_header(stream)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, is_fortran, dtype = read_header[version](stream)
     except Exception as error:  # a damaged header raises whatever its parser meets
-        raise EcgFormatError(f"{name} is no NumPy array: {error}.") from error
+        raise EcgFormatError(f"{name} is not a NumPy array: {error}.") from error
+    offset = stream.tell()
+    if dtype.kind not in "biufUS" or not dtype.itemsize or len(shape) > 2 or min(shape, default=1) < 1:
+        raise EcgFormatError(
+            f"{name}: expected numbers or text, of at most two dimensions and not empty, got {str(dtype)[:40]} of "
+            f"shape {str(shape)[:60]}. Python objects are never read."
+        )
     expected = prod(shape) * dtype.itemsize
-    if dtype.hasobject or expected != len(content) - stream.tell():
+    if expected != len(content) - offset:
         raise EcgFormatError(
             f"{name}: the array of {dtype} and shape {shape} takes {expected} bytes, the file has "
-            f"{len(content) - stream.tell()}. "
-            "It is truncated, or holds Python objects, which are never read."
+            f"{len(content) - offset}. It is truncated."
         )
-    array = np.load(BytesIO(content), allow_pickle=False)
-    # NumPy makes text of any 32-bit numbers; Python fails later on what is no character.
+    array = np.frombuffer(content, dtype, offset=offset).reshape(shape, order="F" if is_fortran else "C")
+    # NumPy makes text of any 32-bit numbers; Python fails later on what is not a character.
     if dtype.kind == "U" and np.frombuffer(array.tobytes(), dtype.str[0] + "u4").max(initial=0) > sys.maxunicode:
         raise EcgFormatError(f"{name} holds text that is none. The file is damaged.")
     return array

@@ -5,14 +5,23 @@ A reader module has `matches(head: bytes, name: str) -> bool` (`head`: the first
 the other formats need not be installed.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from ..record import EcgFormatError, EcgRecord
+from ..signal_quality import NO_VALUES, no_value, unpadded
+from .arrays import missing_notes
+from .compressed import unpack
 from .source import MAX_FILE_BYTES, Source, millivolts_per, regular_file
 
 FORMATS = {
@@ -31,6 +40,12 @@ FORMATS = {
     "csv": "csv_text",
 }
 """Reader module by format name, in the order in which they are tried: formats with a signature first, text last."""
+
+SEVERAL_RECORDINGS = ("matlab",)
+"""Formats whose files may hold more than one recording, which `index` chooses."""
+
+MAX_MESSAGE = 600
+"""Most characters of an error message; what a file says of itself in it is not longer either."""
 
 RATE_TOLERANCE = 1e-3  # relative; clocks of real recorders state 499.9 for 500
 
@@ -53,8 +68,9 @@ def read_ecg(
     """Read an ECG file of any known format.
 
     Args:
-        file (path, binary file object or `bytes`): The file. A WFDB record is given by its `.hea`, its signal file
-            or their common path without extension, and only as a path.
+        file (path, binary file object or `bytes`): The file, also one in `.gz`, `.bz2`, `.xz` or alone in a `.zip`.
+            A WFDB record is given by its `.hea`, its signal file or their common path without extension, and only as
+            a path.
         format (`str`, *optional*): A key of `FORMATS`. Found by the content of the file when absent.
         sampling_rate (`float`, *optional*): Hz, for a file that does not state it. Never overrides the file.
         leads (sequence or mapping, *optional*): Lead names of the channels, for a file that does not state them; or
@@ -64,7 +80,9 @@ def read_ecg(
         index (`int`, *optional*): Which recording, for a file that holds several.
 
     Returns:
-        `EcgRecord`: Signal in millivolts, sampling rate and lead names; no direct identifiers.
+        `EcgRecord`: Signal in millivolts, sampling rate and lead names; no direct identifiers. Padding at its ends is
+        cut (`signal_quality.unpadded`), markers of missing values are NaN (`signal_quality.no_value`); `notes` say
+        so.
 
     Raises:
         EcgFormatError: If the file is missing, damaged, of no known format, or leaves open what nobody stated.
@@ -76,16 +94,79 @@ def read_ecg(
     >>> record.leads, record.sampling_rate, record.signal.tolist()
     (('I', 'II'), 500.0, [[0.5, 0.25, 0.0], [1.5, 1.0, 0.5]])
     """
-    source = open_source(file, sampling_rate=sampling_rate, leads=leads, units=units, index=index)
-    record = _reader(format or detect_format(source)).read(source)
-    if sampling_rate is not None and not (abs(record.sampling_rate - sampling_rate) <= RATE_TOLERANCE * sampling_rate):
+    with _safe_messages(file):
+        source = open_source(file, sampling_rate=sampling_rate, leads=leads, units=units, index=index)
+        return without_padding(_read(source, format or detect_format(source)))
+
+
+def _read(source: Source, format: str) -> EcgRecord:
+    reader = _reader(format)
+    if source.index not in (None, 0) and format not in SEVERAL_RECORDINGS:
+        raise EcgFormatError(f"{source.name} holds one recording, not one of index {source.index}. Leave `index` out.")
+    record = reader.read(source)
+    rate, units = source.sampling_rate, source.units
+    if rate is not None and not (abs(record.sampling_rate - rate) <= RATE_TOLERANCE * rate):
         raise EcgFormatError(
-            f"{source.name} states {record.sampling_rate:g} Hz, not the {sampling_rate:g} Hz given. Leave "
-            "`sampling_rate` out."
+            f"{source.name} states {record.sampling_rate:g} Hz, not the {rate:g} Hz given. Leave `sampling_rate` out."
         )
     if units is not None and millivolts_per(units, "`units`") != millivolts_per(record.unit):
         raise EcgFormatError(f"{source.name} is in {record.unit}, not in the {units} given. Leave `units` out.")
+    if source.packed is not None:
+        name = Path(source.name).stem
+        record = replace(record, record_id=record.record_id or name, source=str(source.packed))
     return record
+
+
+@contextmanager
+def _safe_messages(file: Any) -> Iterator[None]:
+    """Bound the message of a refusal, escape control characters and leave out the folder, which may be a server's."""
+    try:
+        yield
+    except EcgFormatError as error:
+        message = str(error)
+        if isinstance(file, (str, PathLike)):
+            folder = os.path.dirname(os.fspath(file))
+            for name in {folder, os.path.abspath(folder), os.path.realpath(folder)} - {"", "/", "."}:
+                message = message.replace(name + os.sep, "")
+        message = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message[: 4 * MAX_MESSAGE])
+        half = MAX_MESSAGE // 2 - 2
+        error.args = (message if len(message) <= MAX_MESSAGE else f"{message[:half]}... {message[-half:]}",)
+        raise
+
+
+def without_padding(record: EcgRecord) -> EcgRecord:
+    """Return the record without what is not a recording: padding at its ends is cut, markers of no value become NaN.
+
+    Args:
+        record (`EcgRecord`): As a reader gives it.
+
+    Returns:
+        `EcgRecord`: With a note for each change, and `start_time` moved by what was cut at the start.
+
+    Example:
+
+    >>> signal = np.random.default_rng(0).normal(size=(2, 1000))
+    >>> record = without_padding(EcgRecord(np.pad(signal, [(0, 0), (0, 200)]), 500, ("I", "II")))
+    >>> record.n_samples, record.notes
+    (1000, ('Cut at the end: 200 samples of padding, during which every lead stands still.',))
+    """
+    signal, notes = record.signal, list(record.notes)
+    steps = {1 / (record.gain or np.inf), millivolts_per(record.unit)} - {0.0}  # mV: that of the ADC, and of the file
+    for step in sorted(steps):
+        if np.nanmax(np.abs(signal), initial=0) < 0.999 * min(map(abs, NO_VALUES)) * step:
+            continue
+        marked = no_value(np.rint(signal / np.float64(step)))
+        if marked.any():
+            signal = np.where(marked, np.float32(np.nan), signal)
+            notes += missing_notes(record.leads, marked)
+    start, stop = unpadded(signal, record.sampling_rate)
+    start = 0 if np.isnan(signal[:, 0]).all() else start  # what the file marks as missing keeps its place
+    stop = record.n_samples if np.isnan(signal[:, -1]).all() else stop
+    for name, n in (("start", start), ("end", record.n_samples - stop)):
+        if n:
+            notes.append(f"Cut at the {name}: {n} samples of padding, during which every lead stands still.")
+    moved = record.start_time and record.start_time + timedelta(seconds=start / record.sampling_rate)
+    return replace(record, signal=signal[:, start:stop], start_time=moved, notes=tuple(notes))
 
 
 def windows(
@@ -114,12 +195,13 @@ def windows(
         EcgFormatError: As `read_ecg`, or if the format cannot be read in pieces.
     """
     step_s = window_s if step_s is None else step_s
-    source = open_source(file, sampling_rate=sampling_rate, leads=leads)
-    format = format or detect_format(source)
-    reader = _reader(format)
-    if not hasattr(reader, "open_recording"):
-        raise EcgFormatError(f"{format} files are read whole: use `read_ecg` and `EcgRecord.crop`.")
-    recording = reader.open_recording(source)
+    with _safe_messages(file):
+        source = open_source(file, sampling_rate=sampling_rate, leads=leads)
+        format = format or detect_format(source)
+        reader = _reader(format)
+        if not hasattr(reader, "open_recording"):
+            raise EcgFormatError(f"{format} files are read whole: use `read_ecg` and `EcgRecord.crop`.")
+        recording = reader.open_recording(source)
     length, step = round(window_s * recording.frame_rate), round(step_s * recording.frame_rate)
     if length < 1 or step < 1:
         raise ValueError(f"Expected windows and steps of at least a sample, got {window_s:g} s and {step_s:g} s.")
@@ -144,10 +226,19 @@ def open_source(file: str | PathLike | BinaryIO | bytes, **facts: Any) -> Source
             raise TypeError('Expected a file object opened in binary mode ("rb"), got one in text mode.')
     else:
         path = Path(file)
-        header = path.with_name(path.name + ".hea")
-        path = header if header.is_file() and not path.is_file() else path  # a WFDB record is named without extension
-        name = regular_file(path).name
-    return Source(name, path, content, **facts)
+        if path.name and not _is_file(path):  # a WFDB record is named without extension
+            header = path.with_name(path.name + ".hea")
+            path = header if _is_file(header) else path
+        with _safe_messages(file):
+            name = regular_file(path).name
+    return unpack(Source(name, path, content, **facts))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long, a folder that may not be entered
+        return False
 
 
 def detect_format(source: Source) -> str:
@@ -179,7 +270,7 @@ def detect_format(source: Source) -> str:
 def _is_named_by_header(path: Path) -> bool:
     """Say whether a WFDB header beside a file names it as one of its signal files, whose extension can be any."""
     header = path.with_suffix(".hea")
-    return header.is_file() and any(line.startswith(path.name.encode()) for line in header.read_bytes().splitlines())
+    return _is_file(header) and any(line.startswith(path.name.encode()) for line in header.read_bytes().splitlines())
 
 
 def _reader(format: str) -> ModuleType:
@@ -191,4 +282,4 @@ def _reader(format: str) -> ModuleType:
         raise ImportError(f'Reading {format} files needs {error.name}: pip install "merit-ecg[formats]"') from error
 
 
-__all__ = ["FORMATS", "detect_format", "open_source", "read_ecg", "windows"]
+__all__ = ["FORMATS", "detect_format", "open_source", "read_ecg", "windows", "without_padding"]

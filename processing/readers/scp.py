@@ -72,7 +72,7 @@ def read(source: Source) -> EcgRecord:
             beat = decode_lead(reference.leads[i], None, reference.differences, tables, names[i])
             add_reference_beats(samples, starts[i], beat * reference.millivolts, beats, fiducial)
         decoded[i] = samples
-    signal = np.full((len(rows), last - first + 1), np.nan)
+    signal = np.full((len(rows), last - first + 1), np.nan, dtype=np.float32)
     for row, i in zip(signal, rows):
         row[starts[i] - first : ends[i] - first + 1] = decoded[i]
     notes = []
@@ -88,7 +88,7 @@ def read(source: Source) -> EcgRecord:
         signal=signal,
         sampling_rate=float(f"{1e6 / interval:.12g}"),
         leads=tuple(rows.values()),
-        record_id=source.path.stem if source.path else None,
+        record_id=source.record_id,
         unit="nV",
         gain=1 / rhythm.millivolts,
         source=str(source.path) if source.path else None,
@@ -102,8 +102,8 @@ def _sections(source: Source) -> dict[int, bytes]:
     data = source.data
     if data[16:22] != b"SCPECG":
         raise EcgFormatError(
-            f"{source.name} lacks the mark SCPECG of section 0, so it is no SCP-ECG (EN 1064) file. Some vendors use "
-            "the extension .SCP for another format."
+            f"{source.name} lacks the mark SCPECG of section 0, so it is not an SCP-ECG (EN 1064) file. Some "
+            "vendors use the extension .SCP for another format."
         )
     size = int.from_bytes(data[2:6], "little")
     if size != len(data):

@@ -28,7 +28,7 @@ def read(source: Source) -> EcgRecord:
     """Read a Philips Sierra XML file; the calibration second that the device appends is cut.
 
     Raises:
-        EcgFormatError: If the file is no Sierra XML of a known version, or its samples are damaged or incomplete.
+        EcgFormatError: If the file is not Sierra XML of a known version, or its samples are damaged or incomplete.
     """
     root = parse_xml(source.data, "restingecgdata")
     kind, version = text_of(root, "documentinfo/documenttype"), text_of(root, "documentinfo/documentversion")
@@ -68,7 +68,7 @@ def read(source: Source) -> EcgRecord:
         signal=signal,
         sampling_rate=rate,
         leads=tuple(rows.values()),
-        record_id=source.path.stem if source.path else None,
+        record_id=source.record_id,
         start_time=when,
         age=age,
         sex=sex,
@@ -101,7 +101,7 @@ def _count(number: float) -> int:
 
 def _samples(waveforms: Element, n_leads: int, n_samples: int) -> np.ndarray:
     if waveforms.get("dataencoding") != "Base64":
-        raise EcgFormatError(f"Expected Base64 samples, got {waveforms.get('dataencoding')!r}.")
+        raise EcgFormatError(f"Expected Base64 samples, got {str(waveforms.get('dataencoding'))[:40]!r}.")
     data = base64_samples(waveforms.text, "the waveforms")
     compression = waveforms.get("compressmethod") or waveforms.get("compression") or "Uncompressed"
     if compression == "XLI":
@@ -122,4 +122,5 @@ def _filters(root: Element) -> str | None:
         "low-pass": root.findtext("reportinfo/reportbandwidth/lowpassfiltersetting"),
         "notch": root.findtext("reportinfo/reportbandwidth/notchfiltersetting"),
     }
-    return ", ".join(f"{name} {value.strip()} Hz" for name, value in facts.items() if (value or "").strip()) or None
+    stated = {name: value.strip() for name, value in facts.items() if value and value.strip()}
+    return ", ".join(f"{name} {value} Hz" for name, value in stated.items()) or None

@@ -1,22 +1,23 @@
-"""WFDB records of PhysioNet: a text header (`.hea`) and signal files, read with the `wfdb` library.
+"""WFDB records of PhysioNet: a text header (`.hea`) and signal files.
 
-Storage formats: https://physionet.org/physiotools/wag/signal-5.htm. The library trusts the header; what the header
-says is checked in `wfdb_header` against the files before a sample is read. A `.mat` file with a header beside it is
-a WFDB signal file that begins with 24 bytes more.
+The header is read by `wfdb_header`, the signal files by `wfdb_signals`; what the header says is checked against the
+files before a sample is read. A `.mat` file with a header beside it is a WFDB signal file that begins with 24 bytes
+more.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import wfdb
 
-from ..record import EcgFormatError, EcgRecord, Recording, check_size
+from ..record import EcgFormatError, EcgRecord, Recording, check_size, later, printable
 from ..resampling import resample_with_gaps
-from .source import Source, is_no_ecg, millivolts_per, regular_file, sibling_file
-from .wfdb_header import RECORD_LINE, STORAGE, age_and_sex, count_frames, read_header
+from .fields import decode_text, lines_of, other_channels
+from .source import Source, millivolts_per, regular_file
+from .wfdb_header import RECORD_LINE, Header, Signal, age_and_sex, count_frames, named_file, read_header
+from .wfdb_signals import STORAGE, read_frames
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,15 @@ class _Segment:
 
     start: int
     stop: int
-    path: Path
-    header: wfdb.Record
+    header: Header
 
 
 def matches(head: bytes, name: str) -> bool:
     """Say whether a file is a WFDB header (by its record line) or a signal file with the MATLAB 4 variable `val`."""
     if head[20:24] == b"val\0" or name.lower().endswith(".hea"):
         return True
-    lines = [line.strip() for line in head.decode("latin-1").splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    return len(lines) > 1 and bool(RECORD_LINE.fullmatch(lines[0])) and len(lines[1].split()) > 1
+    lines = [line for line in lines_of(decode_text(head, final=False)) if line and not line.startswith("#")]
+    return len(lines) > 1 and bool(RECORD_LINE.fullmatch(lines[0][:1000])) and len(lines[1].split(maxsplit=2)) > 1
 
 
 def read(source: Source) -> EcgRecord:
@@ -50,152 +49,152 @@ def read(source: Source) -> EcgRecord:
 
 def open_recording(source: Source) -> Recording:
     """Open a WFDB record for reading in pieces."""
-    path = _header_path(source)
-    header = read_header(path, source.sampling_rate)
-    multi = isinstance(header, wfdb.MultiRecord)
-    parts, layout = _open_segments(path, header) if multi else ([(path, header)], header)
-    skip = [i for i, name in enumerate(layout.sig_name) if is_no_ecg(name, layout.units[i])]
-    chosen = source.choose_leads(layout.sig_name, skip)
-    names = {layout.sig_name[i]: row for row, i in enumerate(chosen)}
-    segments = _place_segments(header, parts, names)
-    left_out = [f"{name} ({layout.units[i]})" for i, name in enumerate(layout.sig_name) if i not in chosen]
-    notes = list(dict.fromkeys(note for segment in segments for note in segment.header.notes))
+    header = read_header(_header_path(source), source.sampling_rate)
+    parts = _open_segments(header) if header.segments else [header]
+    layout = next(part for part in parts if part is not None)
+    units = [signal.unit for signal in layout.signals]
+    chosen = source.choose_leads(layout.names, other_channels(source, layout.names, units))
+    rows = {layout.names[i]: row for row, i in enumerate(chosen)}
+    lengths = [length for _, length in header.segments] if header.segments else [header.n_frames]
+    segments, notes = _place_segments(header, parts, lengths, rows)
+    left_out = [f"{printable(name, 40)} ({units[i]})" for i, name in enumerate(layout.names) if i not in chosen]
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
     age, sex = age_and_sex(header.comments)
     gains = {
-        segment.header.adc_gain[i] / millivolts_per(segment.header.units[i], name)
-        for segment in segments
-        for i, name in enumerate(segment.header.sig_name)
-        if name in names
+        abs(signal.gain) / millivolts_per(signal.unit, signal.name)
+        for part in {id(segment.header): segment.header for segment in segments}.values()
+        for signal in part.signals
+        if signal.name in rows
     }
-    per_frame = max(layout.samps_per_frame[i] for i in chosen)
+    per_frame = max(layout.signals[i].per_frame for i in chosen)
+    length = sum(n or 0 for n in lengths) if header.segments else segments[0].stop
 
-    def read_frames(start: int, stop: int) -> EcgRecord:
-        check_size(len(names), (stop - start) * per_frame, path.name)
-        signal = np.full((len(names), (stop - start) * per_frame), np.nan, dtype=np.float32)
+    def read_piece(start: int, stop: int) -> EcgRecord:
+        check_size(len(rows), (stop - start) * per_frame, header.path.name)
+        signal = np.full((len(rows), (stop - start) * per_frame), np.nan, dtype=np.float32)
+        held: tuple[Any, dict[str, np.ndarray]] = (None, {})  # a header can repeat one segment a thousand times
         for segment in segments:
             first, last = max(start, segment.start), min(stop, segment.stop)
             if first >= last:
                 continue
-            length = (last - first) * per_frame
-            for name, piece in _read_piece(segment, first - segment.start, last - segment.start, names).items():
-                if len(piece) != length:
-                    piece = resample_with_gaps(piece[None], len(piece), length)[0]
-                signal[names[name], (first - start) * per_frame : (last - start) * per_frame] = piece
+            n_samples = (last - first) * per_frame
+            wanted = (segment.header.path, first - segment.start, last - segment.start)
+            if held[0] != wanted:
+                held = (wanted, _read_segment(segment, *wanted[1:], rows))
+            for name, piece in held[1].items():
+                if len(piece) != n_samples:
+                    piece = resample_with_gaps(piece[None], len(piece), n_samples)[0]
+                signal[rows[name], (first - start) * per_frame : (last - start) * per_frame] = piece
         invalid = zip(chosen.values(), np.isnan(signal).sum(axis=1))
         return EcgRecord(
             signal,
-            header.fs * per_frame,
+            header.rate * per_frame,
             tuple(chosen.values()),
-            record_id=path.stem,
-            start_time=header.start_time and header.start_time + timedelta(seconds=start / header.fs),
+            record_id=header.path.stem,
+            start_time=later(header.start_time, start / header.rate),
             age=age,
             sex=sex,
-            unit=layout.units[next(iter(chosen))],
+            unit=units[next(iter(chosen))],
             gain=next(iter(gains)) if len(gains) == 1 else None,
             source=str(source.path),
             notes=(*notes, *(f"{lead}: {n} of {signal.shape[1]} samples invalid" for lead, n in invalid if n)),
         )
 
-    return Recording(sum(header.seg_len) if multi else segments[0].stop, header.fs, read_frames)
+    return Recording(length, header.rate, read_piece)
 
 
 def _header_path(source: Source) -> Path:
     if source.path is None:
         raise EcgFormatError("A WFDB record is several files: pass the path of its .hea file, not its bytes.")
     path = source.path.absolute()
-    header = path if path.suffix.lower() == ".hea" else path.with_suffix(".hea")
-    if not header.exists():
-        raise EcgFormatError(f"{path.name} lacks its WFDB header. Expected {header.name} in the same folder.")
-    return regular_file(header)
+    if path.suffix.lower() == ".hea":
+        return regular_file(path)
+    try:
+        return named_file(path, f"{path.stem}.hea")
+    except EcgFormatError:
+        raise EcgFormatError(
+            f"{path.name} lacks its WFDB header. Expected {path.stem}.hea in the same folder."
+        ) from None
 
 
-def _open_segments(path: Path, header: wfdb.MultiRecord) -> tuple[list[tuple[Path, wfdb.Record] | None], wfdb.Record]:
+def _open_segments(header: Header) -> list[Header | None]:
     """Read the header of every segment (`None` for a gap); the first gives the layout, which the others must fit."""
-    parts: list[tuple[Path, wfdb.Record] | None] = []
-    for name in header.seg_name:
-        if name == "~":
-            parts.append(None)
-            continue
-        part_path = sibling_file(path, f"{name}.hea")
-        part = read_header(part_path, header.fs)
-        if not isinstance(part, wfdb.Record) or abs(part.fs - header.fs) > 1e-6 * header.fs:
-            raise EcgFormatError(f"{path.name}: expected segment {name} to be a plain record of {header.fs:g} Hz.")
-        parts.append((part_path, part))
-    headers = [part[1] for part in parts if part is not None]
-    if not headers:
-        raise EcgFormatError(f"{path.name} consists of gaps only.")
-    layout = headers[0]
-    known = dict(zip(layout.sig_name, layout.samps_per_frame))
-    for part in headers:
-        if any(known.get(name) != per_frame for name, per_frame in zip(part.sig_name, part.samps_per_frame)):
-            raise EcgFormatError(f"{path.name}: segment {part.record_name} does not fit the layout {list(known)}.")
-    return parts, layout
+    name, read = header.path.name, {}
+    for segment in dict.fromkeys(segment for segment, _ in header.segments if segment != "~"):
+        part = read_header(named_file(header.path, f"{segment}.hea"), header.rate)
+        if part.segments or abs(part.rate - header.rate) > 1e-6 * header.rate:
+            raise EcgFormatError(
+                f"{name}: expected segment {segment[:60]} to be a plain record of {header.rate:g} Hz."
+            )
+        read[segment] = part
+    if not read:
+        raise EcgFormatError(f"{name} consists of gaps only.")
+    layout = next(iter(read.values()))
+    known = {signal.name: signal.per_frame for signal in layout.signals}
+    for part in read.values():
+        if any(known.get(signal.name) != signal.per_frame for signal in part.signals):
+            raise EcgFormatError(f"{name}: segment {part.path.stem} does not fit the layout {list(known)[:20]}.")
+    return [read.get(segment) for segment, _ in header.segments]
 
 
 def _place_segments(
-    header: wfdb.Record | wfdb.MultiRecord, parts: list[tuple[Path, wfdb.Record] | None], names: Collection[str]
-) -> list[_Segment]:
+    header: Header, parts: Sequence[Header | None], lengths: Sequence[int | None], names: Collection[str]
+) -> tuple[list[_Segment], list[str]]:
     """Check the signal files of the named signals and put the segments one after the other."""
-    lengths = header.seg_len if isinstance(header, wfdb.MultiRecord) else [None]
     segments, start = [], 0
+    notes: dict[str, None] = {}
+    counted: dict[int, int] = {}
     for part, length in zip(parts, lengths):
         if part is not None and length != 0:
-            channels = [i for i, name in enumerate(part[1].sig_name) if name in names]
-            held = count_frames(*part, channels) if channels else length
+            held = counted.get(id(part))
+            if held is None:
+                signals = [signal for signal in part.signals if signal.name in names]
+                held, surplus = count_frames(part, signals) if signals else (length or part.n_frames or 0, [])
+                counted[id(part)] = held
+                notes |= dict.fromkeys([*part.notes, *surplus])
             if length not in (None, held):
-                raise EcgFormatError(f"{part[0].name} holds {held} samples; the header of the record says {length}.")
+                raise EcgFormatError(f"{part.path.name} holds {held} samples; the header of the record says {length}.")
             length = held
-            segments.append(_Segment(start, start + length, *part))
-        start += length
-    if header.sig_len not in (None, start):
-        raise EcgFormatError(f"The header claims {header.sig_len} samples; its segments hold {start}.")
-    return segments
+            segments.append(_Segment(start, start + length, part))
+        start += length or 0
+    if header.n_frames not in (None, start):
+        raise EcgFormatError(f"The header claims {header.n_frames} samples; its segments hold {start}.")
+    return segments, list(notes)
 
 
-def _read_piece(segment: _Segment, start: int, stop: int, names: dict[str, int]) -> dict[str, np.ndarray]:
+def _read_segment(segment: _Segment, start: int, stop: int, names: Collection[str]) -> dict[str, np.ndarray]:
     """Read the named signals of a segment between two frames, in millivolts at their own rate."""
-    header = segment.header
-    channels = [i for i, name in enumerate(header.sig_name) if name in names]
-    if not channels:
-        return {}
-    whole = header.sig_len is None or "8" in header.fmt  # the library reads only all of these
-    # Signals of one sample per frame are asked for as one array: as a list the library fails on big-endian samples.
-    plain = all(header.samps_per_frame[i] == 1 for i in channels)
-    n_frames = segment.stop - segment.start
-    first, last = (0, n_frames) if whole else (start, min(stop + max(header.skew), n_frames))
-    try:
-        record = wfdb.rdrecord(
-            str(segment.path.with_suffix("")),
-            sampfrom=first,
-            sampto=None if whole else last,
-            channels=channels,
-            physical=False,
-            smooth_frames=plain,
-            ignore_skew=True,
-            return_res=64 if plain else 32,
-        )
-    except Exception as error:  # the library raises whatever numpy or the decoder meets
-        raise EcgFormatError(f"The signal file of {segment.path.name} cannot be decoded: {error}.") from error
+    header, n_frames = segment.header, segment.stop - segment.start
+    wanted = [signal for signal in header.signals if signal.name in names]
     pieces = {}
-    for i, digital in zip(channels, record.d_signal.T if plain else record.e_d_signal):
-        name, per_frame = header.sig_name[i], header.samps_per_frame[i]
-        if (first, last) == (0, n_frames) and header.checksum[i] is not None:
-            _verify_checksum(segment.path, name, digital, header.checksum[i])
-        scale = millivolts_per(header.units[i], name) / header.adc_gain[i]
-        signal = ((digital - float(header.baseline[i])) * scale).astype(np.float32)
-        signal[digital == STORAGE[header.fmt[i]][1]] = np.nan
-        # A skewed signal was stored late: its sample n + skew belongs to time n (header(5)).
-        offset = (start - first + header.skew[i]) * per_frame
-        piece = signal[offset : offset + (stop - start) * per_frame]
-        pieces[name] = np.pad(piece, (0, (stop - start) * per_frame - len(piece)), constant_values=np.nan)
+    for file in dict.fromkeys(signal.file for signal in wanted):
+        signals = [signal for signal in header.signals if signal.file == file]
+        skew = max(signal.skew for signal in signals if signal.name in names)
+        last = min(stop + skew, n_frames)
+        for signal, digital in zip(signals, read_frames(named_file(header.path, file), signals, start, last)):
+            if signal.name in names:
+                if header.n_frames and (start, last) == (0, n_frames) and signal.checksum is not None:
+                    _verify_checksum(header.path, signal, digital)  # not checked where the length is left open
+                pieces[signal.name] = _millivolts(signal, digital, stop - start)
     return pieces
 
 
-def _verify_checksum(path: Path, name: str, digital: np.ndarray, expected: int) -> None:
-    found = int(digital.sum(dtype=np.int64))
+def _millivolts(signal: Signal, digital: np.ndarray, n_frames: int) -> np.ndarray:
+    """Return so many frames of a signal in mV; a skewed signal was stored late and lacks its last frames."""
+    scale = millivolts_per(signal.unit, signal.name) / signal.gain
+    with np.errstate(over="ignore"):  # infinity, which `EcgRecord` refuses
+        values = ((digital - float(signal.baseline)) * scale).astype(np.float32)
+    values[digital == STORAGE[signal.fmt][1]] = np.nan
+    # Sample n + skew belongs to time n (header(5)).
+    piece = values[signal.skew * signal.per_frame :][: n_frames * signal.per_frame]
+    missing = n_frames * signal.per_frame - len(piece)
+    return np.concatenate([piece, np.full(missing, np.nan, np.float32)]) if missing else piece
+
+
+def _verify_checksum(path: Path, signal: Signal, digital: np.ndarray) -> None:
+    found, expected = int(digital.sum(dtype=np.int64)), signal.checksum or 0
     if (found - expected) % 2**16:
         raise EcgFormatError(
-            f"{path.name}: the checksum of {name} is {expected} in the header but {found % 2**16} in the signal file. "
-            "The signal file is damaged or belongs to another header."
+            f"{path.name}: the checksum of {signal.name[:40]} is {expected} in the header but {found % 2**16} in the "
+            "signal file. The signal file is damaged or belongs to another header."
         )

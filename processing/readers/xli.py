@@ -7,15 +7,23 @@ chunk lengths of the file without a bound.
 
 import numpy as np
 
-from ..record import EcgFormatError
+from ..record import MAX_LEADS, EcgFormatError
 
 _LZW_BITS = 10
+MAX_XLI_SAMPLES = 2**22
+"""Most samples of all leads: 11 minutes of 12 leads at 500 Hz; decoding takes a microsecond each."""
 
 
 def decode_xli(data: bytes, n_leads: int, n_samples: int) -> list[np.ndarray]:
     """One chunk per channel: length (int32), two bytes unused, first delta (int16), then the LZW codes."""
-    chunks, position = [], 0
-    while position < len(data):
+    if n_leads * n_samples > MAX_XLI_SAMPLES:
+        raise EcgFormatError(
+            f"Expected at most {MAX_XLI_SAMPLES} compressed samples, got {n_leads} leads of {n_samples}. Convert the "
+            "recording to WFDB."
+        )
+    chunks: list[tuple[int, bytes]] = []
+    position = 0
+    while position < len(data) and len(chunks) <= MAX_LEADS:
         length = int.from_bytes(data[position : position + 4], "little")
         first = int.from_bytes(data[position + 6 : position + 8], "little", signed=True)
         chunks.append((first, data[position + 8 : position + 8 + length]))

@@ -9,6 +9,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 
 from ..record import EcgFormatError
+from .fields import decode_text
 
 MAX_XML_BYTES = 2**25
 """Largest XML file parsed (32 MiB); a 10 s recording has below 1 MB."""
@@ -20,17 +21,31 @@ MAX_MARKUP = 200_000
 """Most tags and attributes together; an export with all measurements has some ten thousands."""
 
 
+_DECLARED = re.compile(rb"\s*<\?xml[^>]{0,100}?encoding\s{0,9}=\s{0,9}[\"']([-\w.]{1,40})[\"']", re.IGNORECASE)
+# The parser knows UTF-8, UTF-16 and the encodings of one byte per character. Of those of East Asia the wider one is
+# taken, as files that declare GB2312 hold characters of GBK.
+_WIDE_ENCODINGS = {
+    **dict.fromkeys(("gb2312", "gbk", "gb18030", "cp936", "euc-cn"), "gb18030"),
+    **dict.fromkeys(("shift-jis", "sjis", "x-sjis", "windows-31j", "cp932", "ms932"), "cp932"),
+    **dict.fromkeys(("euc-kr", "ks-c-5601-1987", "cp949", "windows-949", "uhc"), "cp949"),
+    **dict.fromkeys(("big5", "cp950", "big5-eten"), "cp950"),
+    "big5-hkscs": "big5hkscs",
+    "euc-jp": "euc-jp",
+    "iso-2022-jp": "iso2022-jp",
+}
+
+
 class _BoundedBuilder(TreeBuilder):
     """Builds the tree without namespaces and stops at the greatest depth."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.depth = 0
 
     def start(self, tag: str, attributes: dict[str, str]) -> Element:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise EcgFormatError(f"Expected XML at most {MAX_DEPTH} levels deep, got more. This is no ECG export.")
+            raise EcgFormatError(f"Expected XML at most {MAX_DEPTH} levels deep, got more. This is not an ECG export.")
         return super().start(_local(tag), {_local(name): value for name, value in attributes.items()})
 
     def end(self, tag: str) -> Element:
@@ -65,20 +80,32 @@ def parse_xml(data: bytes, root: str) -> Element:
         )
     # Every tag has a "<" and every attribute a "=" in any encoding; counted first, as each costs memory when parsed.
     if data.count(b"<") + data.count(b"=") > MAX_MARKUP:
-        raise EcgFormatError(f"Expected XML with at most {MAX_MARKUP} tags and attributes. This is no ECG export.")
+        raise EcgFormatError(f"Expected XML with at most {MAX_MARKUP} tags and attributes. This is not an ECG export.")
     parser = DefusedXMLParser(target=_BoundedBuilder(), forbid_dtd=False, forbid_entities=True, forbid_external=True)
     try:
-        parser.feed(data)
+        parser.feed(_readable(data))
         element = parser.close()
     except EcgFormatError:
         raise
     except DefusedXmlException as error:
         raise EcgFormatError(f"Expected XML without entity declarations, got {type(error).__name__}.") from None
     except (ParseError, ValueError, LookupError) as error:
-        raise EcgFormatError(f"Expected well-formed XML, got: {error}. The file is damaged or cut short.") from None
+        found = str(error)[:100]
+        raise EcgFormatError(f"Expected well-formed XML, got: {found}. The file is damaged or cut short.") from None
     if element.tag != root:
         raise EcgFormatError(f"Expected the root element <{root}>, got <{element.tag[:40]}>.")
     return element
+
+
+def _readable(data: bytes) -> bytes | str:
+    """Return the file as the parser takes it: as text, whose declaration it ignores, if it does not know the encoding.
+
+    Raises:
+        UnicodeDecodeError: If the file is not in the encoding that it declares.
+    """
+    declared = _DECLARED.match(data)
+    encoding = _WIDE_ENCODINGS.get(declared[1].decode().lower().replace("_", "-")) if declared else None
+    return data.decode(encoding) if encoding else data
 
 
 def has_root(head: bytes, name: str) -> bool:
@@ -89,10 +116,7 @@ def has_root(head: bytes, name: str) -> bool:
     >>> has_root(b'<?xml version="1.0"?><!-- export --><RestingECG>', "RestingECG")
     True
     """
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = head.decode("utf-16", errors="ignore")
-    else:
-        text = head.decode("utf-8-sig", errors="ignore")
+    text = decode_text(head, final=False)
     return text.lstrip()[:1] == "<" and re.search(rf"<(\w+:)?{name}[\s/>]", text) is not None
 
 
@@ -122,7 +146,7 @@ def base64_samples(text: str | None, what: str) -> bytes:
     try:
         return base64.b64decode("".join((text or "").split()), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise EcgFormatError(f"Expected base64 samples of {what}, got: {error}. The file is damaged.") from None
+        raise EcgFormatError(f"Expected base64 samples of {what}, got: {str(error)[:80]}. It is damaged.") from None
 
 
 def _local(name: str) -> str:
