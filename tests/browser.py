@@ -98,7 +98,7 @@ class Browser:
         self.call("DOM.setFileInputFiles", nodeId=field, files=list(files))
 
     def click(self, text: str) -> None:
-        """Click the first button or tab with this text."""
-        found = f"[...document.querySelectorAll('button')].find(b => b.innerText.trim() === {json.dumps(text)})"
+        """Click the last button or tab with this text; before it may stand a copy with which Gradio measures tabs."""
+        found = f"[...document.querySelectorAll('button')].findLast(b => b.innerText.trim() === {json.dumps(text)})"
         self.wait(f"!!{found}")
         self.evaluate(f"{found}.click()")
