@@ -4,9 +4,9 @@
 
 A class is the mean of its prompts (this project's German and English ones, or those of `--prompts`). Its score is the
 cosine with the ECG less the mean over all classes of the task: how much nearer an ECG is to this class than to the
-others, for InfoNCE leaves open how near it is to all texts. `--score cosine` takes the cosine itself. Labels of fold 9
-choose one threshold per class for F1; fold 10 is scored once. Rows carry the task `zero_shot_superclass` and so on;
-`--predictions` receives what `compare.py` reads.
+others, for InfoNCE leaves open how near it is to all texts (`merit-ecg classify` gives the same). `--score cosine`
+takes the cosine itself. Labels of fold 9 choose one threshold per class for F1; fold 10 is scored once. Rows carry the
+task `zero_shot_superclass` and so on; `--predictions` receives what `compare.py` reads.
 """
 
 from collections import defaultdict
@@ -19,16 +19,10 @@ from transformers import AutoModel, AutoProcessor
 from modeling_merit.processing.benchmark.evaluation import load_signals, record_run
 from modeling_merit.processing.benchmark.label_sets import class_names
 from modeling_merit.processing.benchmark.options import option_parser
-from modeling_merit.processing.benchmark.prompts import (
-    LANGUAGES,
-    average_prompts,
-    flatten_prompts,
-    load_prompts,
-    read_prompt_file,
-)
+from modeling_merit.processing.benchmark.prompts import LANGUAGES, load_prompts, read_prompt_file
 from modeling_merit.processing.benchmark.results import provenance
 from modeling_merit.processing.benchmark.tasks import load_task
-from modeling_merit.processing.data import normalize_report
+from modeling_merit.processing.inference import embed_prompts, find_checkpoint, score_embeddings
 from modeling_merit.processing.probing.embeddings import embed_signals, load_extractor, weights_fingerprint
 
 METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned")  # a cosine is not a probability: 0.5 means nothing to it
@@ -51,16 +45,6 @@ def read_prompts(path, classes):
     return {name: prompts[name] for name in classes}
 
 
-@torch.no_grad()
-def embed_prompts(model, tokenizer, prompts, device):
-    """Return one unit vector per class, (classes, projection_dim)."""
-    texts, owners = flatten_prompts(prompts)
-    texts = [normalize_report(text) for text in texts]  # as the reports of the training were
-    tokens = tokenizer(texts, padding=True, truncation=True, return_tensors="pt").to(device)
-    features = model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
-    return average_prompts(features.float().cpu().numpy(), owners)
-
-
 def main():
     parser = option_parser(
         __doc__,
@@ -78,11 +62,13 @@ def main():
     for task in args.tasks:
         classes = class_names(task)
         prompts[task] = read_prompts(args.prompts, classes) if args.prompts else load_prompts(task, args.languages)
+    try:
+        find_checkpoint(args.model)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     extractor = load_extractor(args.model)
-    tokenizer = AutoProcessor.from_pretrained(args.model).tokenizer
+    processor = AutoProcessor.from_pretrained(args.model)
     model = AutoModel.from_pretrained(args.model, dtype=torch.float32).to(args.device).eval()
-    if not hasattr(model, "get_text_features"):
-        parser.error(f"Expected a checkpoint with a text encoder, got {type(model).__name__} in {args.model}.")
 
     views, tables, fingerprint = load_signals(args.data_dir, ("validation", "test"))
     embeds = {
@@ -93,11 +79,13 @@ def main():
     fields |= {"weights": weights_fingerprint(model), "data_fingerprint": fingerprint}
     for name in args.tasks:
         task = load_task(tables, name)
-        anchors = embed_prompts(model, tokenizer, prompts[name], args.device)
-        if args.score == "relative":
-            anchors -= anchors.mean(axis=0)
+        embedded = embed_prompts(model, processor, prompts[name])
+        for note in embedded.notes:
+            print(f"{name}: {note}")
+        found = {split: score_embeddings(embeds[split][task.rows[split]], embedded) for split in embeds}
+        similarities = {split: getattr(scores, f"{args.score}_similarity") for split, scores in found.items()}
         # From [-2, 2] to [0, 1], where thresholds are looked for; the order stays.
-        scores = {split: np.clip((2 + embeds[split][task.rows[split]] @ anchors.T) / 4, 0, 1) for split in embeds}
+        scores = {split: np.clip((2 + similarity) / 4, 0, 1) for split, similarity in similarities.items()}
         note = f" ({len(task.classes)} classes)"
         record_run(args, origin, task, scores, note, task_name=f"zero_shot_{name}", metrics=METRICS, **fields)
 

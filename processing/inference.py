@@ -4,8 +4,15 @@ The command line, the Space and the examples call these functions. `torch` and `
 checkpoint is loaded or used, so that commands without a model start without them.
 """
 
+import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .benchmark.prompts import average_prompts, check_prompts, flatten_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -19,11 +26,28 @@ FEATURES: dict[str, Callable] = {
 outputs, for classifiers; leads, that mean for each lead, one after the other."""
 
 
-class PromptScores(NamedTuple):
-    """Scores of ECGs against prompts, each `torch.Tensor` of shape `(ecgs, prompts)`."""
+MODEL_TYPES = {
+    "AutoModel": ("merit", "compares ECGs with texts", "examples/pretrain.py"),
+    "AutoModelForMultimodalLM": ("merit_generation", "writes reports", "examples/train_report_generation.py"),
+}
+"""By Auto class: `model_type` in the configuration, what such a model does, and the script that trains one."""
 
-    cosine_similarity: "torch.Tensor"
-    fractions: "torch.Tensor"  # softmax over the prompts
+CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
+
+
+class PromptEmbeddings(NamedTuple):
+    """Prompts as a model sees them, one unit vector per class."""
+
+    names: tuple[str, ...]
+    embeddings: np.ndarray  # (classes, projection_dim)
+    notes: tuple[str, ...]  # on prompts that the model reads only in part
+
+
+class PromptScores(NamedTuple):
+    """Scores of ECGs against prompts or classes, each `np.ndarray` of shape `(ecgs, classes)`."""
+
+    cosine_similarity: np.ndarray
+    relative_similarity: np.ndarray  # the cosine less its mean over the classes
 
 
 def load_checkpoint(
@@ -44,16 +68,70 @@ def load_checkpoint(
 
     Raises:
         OSError: If there is no such checkpoint.
-        ValueError: If the checkpoint holds no model of that class.
+        ValueError: If the checkpoint holds no model of that class, or not all of its weights.
     """
+    folder = find_checkpoint(checkpoint, auto_class)
     import transformers
+    from safetensors import SafetensorError
 
-    processor = transformers.AutoProcessor.from_pretrained(checkpoint)
+    try:
+        processor = transformers.AutoProcessor.from_pretrained(folder)
+        model, loading = getattr(transformers, auto_class).from_pretrained(folder, output_loading_info=True)
+    except SafetensorError as error:
+        raise OSError(f"The weights in {checkpoint!r} are damaged: {error}. Copy or download them again.") from None
+    if missing := loading["missing_keys"]:
+        raise ValueError(
+            f"Expected {checkpoint!r} to hold all weights of the model, got none for {len(missing)} of its tensors "
+            f"({min(missing)} and so on). They would be random numbers; copy or download the weights again."
+        )
     processor.feature_extractor.nan_policy = "mask"
     processor.feature_extractor.extra_leads = "drop"
     processor.feature_extractor.truncation = truncation
-    model = getattr(transformers, auto_class).from_pretrained(checkpoint).eval()
-    return model.to(device or "cpu"), processor
+    return model.eval().to(device or "cpu"), processor
+
+
+def find_checkpoint(checkpoint: str, auto_class: str = "AutoModel") -> Path:
+    """Return the folder of a checkpoint, downloaded if it is a Hub id; without a network that is tried only once.
+
+    Raises:
+        OSError: If there is no such folder, and no such model on the Hub or in its cache.
+        ValueError: If it holds no model of that class.
+    """
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            folder = Path(snapshot_download(checkpoint, allow_patterns=CHECKPOINT_FILES))
+        except HFValidationError:
+            raise FileNotFoundError(
+                f"There is no folder {checkpoint!r}. Expected the folder of a checkpoint, or its id on the Hub."
+            ) from None
+        except OSError as error:
+            raise FileNotFoundError(
+                f"There is no folder {checkpoint!r}, and no model of that name could be had from the Hub "
+                f"({str(error).partition(chr(10))[0]}). Check the name and the connection."
+            ) from None
+    configuration = folder / "config.json"
+    if not configuration.is_file():
+        if (folder / "adapter_config.json").is_file():  # names its base model, which is loaded with it
+            return folder
+        raise FileNotFoundError(
+            f"{checkpoint!r} holds no config.json. Expected the folder of a checkpoint, as examples/pretrain.py "
+            "leaves one in its --output_dir."
+        )
+    try:
+        found = json.loads(configuration.read_text(encoding="utf-8")).get("model_type")
+    except (ValueError, AttributeError):
+        raise ValueError(f"The config.json in {checkpoint!r} is damaged. Copy or download it again.") from None
+    wanted, does, script = MODEL_TYPES.get(auto_class, (found, "", ""))
+    if found != wanted:
+        raise ValueError(
+            f"Expected a model that {does} (model_type {wanted!r}), got {found!r} in {checkpoint!r}. {script} trains "
+            "one."
+        )
+    return folder
 
 
 def embed_ecgs(model: Any, processor: Any, ecgs: Any, features: str = "aligned") -> "torch.Tensor":
@@ -90,29 +168,83 @@ def embed_ecgs(model: Any, processor: Any, ecgs: Any, features: str = "aligned")
         return FEATURES[features](model, inputs["input_values"], inputs.get("ecg_mask")).float().cpu()
 
 
-def score_prompts(model: Any, processor: Any, ecgs: Any, prompts: Sequence[str]) -> PromptScores:
-    """Return how well each prompt fits each ECG.
+def embed_prompts(
+    model: Any, processor: Any, prompts: Sequence[str] | Mapping[str, Sequence[str]]
+) -> PromptEmbeddings:
+    """Return one unit vector per prompt or class: the mean of those of its texts, which are normalised as reports are.
+
+    Args:
+        model (`MeritModel`): As from `load_checkpoint`.
+        processor (`MeritProcessor`): The processor of the same checkpoint.
+        prompts (sequence of `str`, or mapping of `str` to sequence of `str`): Texts to compare, or several of them for
+            each class, such as `benchmark.prompts.load_prompts("superclass")`.
+
+    Raises:
+        ValueError: If the model has no text encoder, or `check_prompts` refuses the prompts.
+    """
+    import torch
+
+    from .data.reports import normalize_report
+
+    if not hasattr(model, "get_text_features"):
+        raise ValueError(f"Expected a checkpoint with a text encoder, got {type(model).__name__}.")
+    if not isinstance(prompts, Mapping):
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if len(set(texts)) < len(texts):
+            raise ValueError("Expected prompts that differ, got one more than once. Leave it out.")
+        prompts = {text: [text] for text in texts}
+    classes = {name: [normalize_report(text) for text in texts] for name, texts in prompts.items()}
+    notes = check_prompts(classes, processor.tokenizer)
+    texts, owners = flatten_prompts(classes)
+    tokens = _tensors(model, processor(text=texts, return_tensors="pt"))
+    with torch.inference_mode():
+        features = model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
+    return PromptEmbeddings(tuple(classes), average_prompts(features.float().cpu().numpy(), owners), tuple(notes))
+
+
+def score_embeddings(ecg_embeds: Any, prompts: PromptEmbeddings) -> PromptScores:
+    """Return how well each prompt or class fits each ECG, in the way whose results are published.
+
+    The cosine alone leaves open how near an ECG is to all texts; relative to the mean over the classes it says how
+    much nearer it is to one of them.
+
+    Args:
+        ecg_embeds (`torch.Tensor` or `np.ndarray` of shape `(ecgs, projection_dim)`): From `embed_ecgs`.
+        prompts ([`PromptEmbeddings`]): From `embed_prompts`.
+
+    Example:
+
+    >>> prompts = PromptEmbeddings(("a", "b"), np.array([[1.0, 0.0], [0.0, 1.0]]), ())
+    >>> score_embeddings(np.array([[0.6, 0.8]]), prompts).relative_similarity.round(3).tolist()
+    [[-0.1, 0.1]]
+    """
+    embeds = np.asarray(ecg_embeds)
+    centred = prompts.embeddings - prompts.embeddings.mean(axis=0)
+    return PromptScores(embeds @ prompts.embeddings.T, embeds @ centred.T)
+
+
+def score_prompts(
+    model: Any, processor: Any, ecgs: Any, prompts: Sequence[str] | Mapping[str, Sequence[str]]
+) -> PromptScores:
+    """Return how well each prompt or class fits each ECG, with a warning for prompts that are read only in part.
 
     Args:
         model (`MeritModel`): As from `load_checkpoint`.
         processor (`MeritProcessor`): The processor of the same checkpoint.
         ecgs: As in `embed_ecgs`.
-        prompts (sequence of `str`): Texts to compare with.
+        prompts: As in `embed_prompts`.
 
     Returns:
-        `PromptScores`: Cosine similarity, and fractions that compare the prompts with each other. The fractions of an
-        ECG sum to 1; they are not probabilities of disease.
+        `PromptScores`: Cosine similarities, and these relative to their mean over the prompts. They are not
+        probabilities: see `benchmark.prompts.SCORE_MEANING`.
 
     Raises:
-        ValueError: If the processor refuses an ECG or a prompt.
+        ValueError: If the processor refuses an ECG, or the prompts have no scores with a meaning.
     """
-    import torch
-
-    inputs = _tensors(model, _prepared(processor, ecgs), processor(text=list(prompts), return_tensors="pt"))
-    with torch.inference_mode():
-        outputs = model(**inputs)
-        cosine = (outputs.ecg_embeds @ outputs.text_embeds.T).float().cpu()
-        return PromptScores(cosine, outputs.logits_per_ecg.float().softmax(dim=1).cpu())
+    embedded = embed_prompts(model, processor, prompts)
+    for note in embedded.notes:
+        warnings.warn(note, stacklevel=2)
+    return score_embeddings(embed_ecgs(model, processor, ecgs), embedded)
 
 
 def generate_reports(
@@ -180,9 +312,13 @@ def _tensors(model: Any, *inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 __all__ = [
     "FEATURES",
+    "PromptEmbeddings",
     "PromptScores",
     "embed_ecgs",
+    "embed_prompts",
+    "find_checkpoint",
     "generate_reports",
     "load_checkpoint",
+    "score_embeddings",
     "score_prompts",
 ]

@@ -1,5 +1,7 @@
-"""What `merit-ecg inspect` and the Space say of a record, without a model."""
+"""What `merit-ecg inspect` and the Space say of a record, without a model, and how texts of files are shown."""
 
+import math
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -25,9 +27,9 @@ def describe(record: EcgRecord, format: str) -> dict[str, Any]:
     >>> summary["n_samples"], summary["peak_to_peak_mv"], round(summary["quality"]["nan_fraction"], 3)
     (3, {'II': 0.5}, 0.333)
     """
-    valid = [row[~np.isnan(row)] for row in record.signal]
+    valid = [row[~np.isnan(row)].astype(np.float64) for row in record.signal]
     quality, notes = record_quality(record)
-    return {
+    summary = {
         "format": format,
         "leads": list(record.leads),
         "sampling_rate": record.sampling_rate,
@@ -48,6 +50,47 @@ def describe(record: EcgRecord, format: str) -> dict[str, Any]:
         "filters": record.filters,
         "disclaimer": DISCLAIMER,
     }
+    return finite(summary)
 
 
-__all__ = ["describe"]
+def finite(value: Any) -> Any:
+    """Return a value of JSON with `None` in the place of every number that JSON cannot hold.
+
+    Example:
+
+    >>> finite({"age": float("nan"), "gains": [1000.0, float("inf")]})
+    {'age': None, 'gains': [1000.0, None]}
+    """
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def printable(text: str, limit: int = 1000) -> str:
+    """Return a text in one line, of bounded length, with control characters escaped.
+
+    Files bring texts along that a terminal would obey: escape sequences, characters that turn the direction of
+    writing.
+
+    Args:
+        text (`str`): From a file, a file name or an error.
+        limit (`int`): Characters at most; of a longer text the middle is left out.
+
+    Example:
+
+    >>> printable("a\\x1b[2Jb\\n  c"), printable("0123456789" * 3, limit=10)
+    ('a\\\\x1b[2Jb c', '01234 … 789')
+    """
+    if len(text) > limit:
+        text = f"{text[: limit // 2]} … {text[-(limit // 3) :]}"
+    return "".join(_escaped(character) for character in " ".join(text.split()))
+
+
+def _escaped(character: str) -> str:
+    controls = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn")
+    return character.encode("unicode_escape").decode("ascii") if controls else character
+
+
+__all__ = ["describe", "finite", "printable"]

@@ -1,6 +1,7 @@
 """The command line `merit-ecg`, on written files and on real ones."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from tiny_models import build, merit_config
 
 from modeling_merit import MeritModel
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
+from modeling_merit.processing.benchmark.prompts import SCORE_MEANING, load_prompts
 from modeling_merit.processing.cli import main
+from modeling_merit.processing.inference import load_checkpoint, score_prompts
 from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.record import DISCLAIMER
 from modeling_merit.processing.writers import write_edf, write_wfdb
@@ -156,11 +159,233 @@ class TestConvert:
         assert main(["convert", wave_file, str(tmp_path / "absent" / name)]) == 2
         assert "There is no folder" in capsys.readouterr().err
 
-    def test_refuses_other_names_and_existing_files(self, wave_file, tmp_path, capsys):
+    def test_refuses_other_names(self, wave_file, tmp_path, capsys):
         assert main(["convert", wave_file, str(tmp_path / "out.gif")]) == 2
         assert ".edf, .hea, .npz, .json" in capsys.readouterr().err
-        assert main(["convert", wave_file, wave_file]) == 2
+
+
+def contents(folder) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class TestNothingIsLost:
+    @pytest.mark.parametrize(
+        ("out", "there"),
+        [
+            ("out.edf", "out.edf"),
+            ("out.npz", "out.npz"),
+            ("out.json", "out.json"),
+            ("out.csv", "out.csv"),
+            ("out.hea", "out.hea"),
+            ("out.hea", "out.dat"),
+            ("my out.hea", "my_out.hea"),
+            ("my out.hea", "my_out.dat"),
+            ("out.v2.HEA", "out_v2.dat"),
+        ],
+    )
+    def test_convert_replaces_a_file_only_if_told(self, wave_file, tmp_path, capsys, out, there):
+        (tmp_path / there).write_bytes(b"years of work")
+        before = contents(tmp_path)
+        assert main(["convert", wave_file, str(tmp_path / out)]) == 2
+        message = capsys.readouterr().err
+        assert "exists already" in message and there in message and "`--overwrite`" in message
+        assert contents(tmp_path) == before
+        assert main(["convert", wave_file, str(tmp_path / out), "--overwrite"]) == 0
+        after = contents(tmp_path)
+        assert after[there] != b"years of work" and len(after) <= len(before) + 1
+        written = capsys.readouterr().out.splitlines()[0]
+        assert read_ecg(written).leads == STANDARD_LEADS
+
+    @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no symbolic links here")
+    def test_convert_does_not_write_through_a_link(self, wave_file, tmp_path, capsys):
+        (tmp_path / "out.npz").symlink_to(tmp_path / "absent.npz")
+        assert main(["convert", wave_file, str(tmp_path / "out.npz")]) == 2
+        (tmp_path / "kept.txt").write_text("years of work")
+        (tmp_path / "link.npz").symlink_to(tmp_path / "kept.txt")
+        assert main(["convert", wave_file, str(tmp_path / "link.npz"), "--overwrite"]) == 0
+        assert (tmp_path / "kept.txt").read_text() == "years of work"
+
+    @pytest.mark.parametrize("name", ["out.edf", "out.npz", "out.json", "out.csv", "out.hea"])
+    def test_a_failure_while_writing_leaves_what_was_there(self, wave_file, tmp_path, capsys, monkeypatch, name):
+        """A full disk, say: what was there stays to the bit, and no half-written file beside it."""
+        import edfio
+        import wfdb
+
+        def fail(*args, **kwargs):
+            raise OSError("No space left on device")
+
+        assert main(["convert", wave_file, str(tmp_path / name)]) == 0
+        before = contents(tmp_path)
+        if name == "out.hea":
+            write = wfdb.wrsamp
+            monkeypatch.setattr(wfdb, "wrsamp", lambda *args, **kwargs: fail(write(*args, **kwargs)))
+        else:
+            monkeypatch.setattr("os.replace", fail)  # after all is written
+            monkeypatch.setattr(edfio.Edf, "write", fail)
+        assert main(["convert", wave_file, str(tmp_path / name), "--overwrite"]) == 2
+        assert "No space left" in capsys.readouterr().err
+        assert contents(tmp_path) == before and len(list(tmp_path.iterdir())) == len(before)
+
+    def test_input_and_output_may_be_the_same_file(self, record, tmp_path, capsys):
+        path = str(write_edf(record, tmp_path / "wave.edf"))
+        assert main(["convert", path, path]) == 2
+        assert main(["convert", path, path, "--overwrite"]) == 0
+        np.testing.assert_allclose(read_ecg(path).signal, record.signal, atol=0.00051)
+
+    def test_embed_replaces_a_table_only_if_told(self, checkpoint, wave_file, tmp_path, capsys):
+        out = tmp_path / "a.parquet"
+        out.write_bytes(b"years of work")
+        command = ["embed", wave_file, "--model", checkpoint, "--out", str(out)]
+        assert main(command) == 2
         assert "exists already" in capsys.readouterr().err
+        assert out.read_bytes() == b"years of work"
+        assert main([*command, "--overwrite"]) == 0
+        assert len(pd.read_parquet(out)) == 1
+
+    @pytest.mark.parametrize("there", [True, False])
+    def test_embed_of_nothing_leaves_the_table(self, checkpoint, tmp_path, capsys, there):
+        out = tmp_path / "a.parquet"
+        if there:
+            out.write_bytes(b"years of work")
+        before = contents(tmp_path)
+        command = ["embed", str(tmp_path / "absent.edf"), "--model", checkpoint, "--out", str(out), "--overwrite"]
+        assert main(command) == 1
+        assert "is not written" in capsys.readouterr().err
+        assert contents(tmp_path) == before
+
+    def test_a_failing_table_leaves_the_one_before(self, checkpoint, wave_file, tmp_path, monkeypatch, capsys):
+        out = tmp_path / "a.parquet"
+        command = ["embed", wave_file, "--model", checkpoint, "--out", str(out), "--overwrite"]
+        assert main(command) == 0
+        before = contents(tmp_path)
+
+        def fail(table, path):
+            path.write_bytes(b"half")
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
+        assert main(command) == 2
+        assert contents(tmp_path) == before
+
+    def test_a_plot_replaces_an_image_only_if_told(self, wave_file, tmp_path, capsys):
+        image = tmp_path / "scan.png"
+        image.write_bytes(b"years of work")
+        assert main(["inspect", wave_file, "--plot", str(image)]) == 2
+        assert image.read_bytes() == b"years of work"
+        assert main(["inspect", wave_file, "--plot", str(image), "--overwrite"]) == 0
+        assert image.read_bytes().startswith(b"\x89PNG")
+
+
+ESCAPES = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202e\x00\x7f\r\nfake line"
+
+
+class TestTerminal:
+    """What files say cannot command the terminal, forge lines of output, or fill it."""
+
+    def clean(self, capsys) -> str:
+        streams = capsys.readouterr()
+        for text in streams:
+            text = re.sub(r"(^|\r|\n)[^\r\n]*?(?:it|ECG)/s\]", r"\n", text)  # bars of progress
+            assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text), repr(text)
+            assert not re.search("^fake", text, re.MULTILINE)
+        return streams.out + streams.err
+
+    def archive(self, tmp_path, name="a.npz", **fields) -> str:
+        fields = {"signal": np.ones((1, 1000)), "sampling_rate": 100, "leads": ["I"], "units": "mV"} | fields
+        with open(tmp_path / name, "wb") as file:
+            np.savez(file, **fields)
+        return str(tmp_path / name)
+
+    def test_record_id(self, tmp_path, capsys):
+        path = self.archive(tmp_path, record_id="jane" + ESCAPES)
+        assert main(["inspect", path]) == 0
+        assert r"jane\x1b[2J\x1b]0;owned\x07\x9b31m\u202e" in self.clean(capsys)
+        assert main(["inspect", path, "--json"]) == 0
+        text = capsys.readouterr().out
+        assert text.isascii() and text.count("\n") == 1
+        assert json.loads(text)["record_id"].startswith("jane")
+
+    def test_every_text_of_a_record(self, tmp_path, capsys, monkeypatch):
+        texts = {name: name + ESCAPES for name in ("record_id", "device", "filters", "sex", "unit")}
+        record = EcgRecord(np.ones((1, 1000)), 100, ("I",), notes=("note" + ESCAPES,), **texts)
+        monkeypatch.setattr("modeling_merit.processing.cli.read_ecg", lambda *args, **facts: record)
+        assert main(["inspect", self.archive(tmp_path)]) == 0
+        text = self.clean(capsys)
+        assert all(rf"{name}\x1b[2J" in text for name in (*texts, "note"))
+
+    @pytest.mark.parametrize("command", ["inspect", "convert", "embed"])
+    def test_file_names(self, checkpoint, tmp_path, capsys, command):
+        name = "a" + ESCAPES.replace("\0", "").replace("/", "") + ".npz"
+        path = self.archive(tmp_path, name)
+        rest = {"convert": [str(tmp_path / (name[:-4] + ".json"))]}
+        rest["embed"] = [path + "absent", "--model", checkpoint, "--out", str(tmp_path / (name + ".parquet"))]
+        assert main([command, path, *rest.get(command, [])]) in (0, 1)
+        self.clean(capsys)
+        assert main([command, path + "absent", *rest.get(command, [])]) in (1, 2)
+        assert r"\x1b[2J" in self.clean(capsys)
+        with pytest.raises(SystemExit):
+            main(["inspect", path, path])
+        assert r"\x1b[2J" in self.clean(capsys)
+
+    def test_error_texts(self, tmp_path, capsys):
+        """Channel names of a file stand in the message, in one line of bounded length."""
+        (tmp_path / "a.csv").write_text(f"I [mV],{ESCAPES[:-11]}x{'y' * 5000} [mV]\n" + "1,2\n" * 100)
+        assert main(["inspect", str(tmp_path / "a.csv"), "--sampling-rate", "100"]) == 2
+        text = self.clean(capsys)
+        assert len(text) < 1200 and text.count("\n") == 1
+        assert main(["inspect", str(tmp_path / "a.csv"), "--sampling-rate", "100", "--json"]) == 2
+        assert len(capsys.readouterr().out) < 6000
+
+    @pytest.mark.parametrize("path", ["", ".", "/", "a\0b", "x" * 5000, "/".join(["d" * 200] * 50)])
+    @pytest.mark.parametrize("command", ["inspect", "convert", "embed", "model", "out", "table", "plot", "prompts"])
+    def test_paths(self, checkpoint, wave_file, tmp_path, capsys, command, path):
+        out, table = str(tmp_path / "o.json"), str(tmp_path / "o.parquet")
+        argv = {
+            "inspect": ["inspect", path],
+            "convert": ["convert", path, out],
+            "embed": ["embed", path, "--model", checkpoint, "--out", table],
+            "model": ["embed", wave_file, "--model", path, "--out", table],
+            "out": ["convert", wave_file, path + ".json" if len(path) > 1 else path],
+            "table": ["embed", wave_file, "--model", checkpoint, "--out", path + ".parquet"],
+            "plot": ["inspect", wave_file, "--plot", path],
+            "prompts": ["classify", wave_file, "--model", checkpoint, "--prompts", path + ".json"],
+        }[command]
+        before = contents(tmp_path)
+        if (command, path) == ("table", "."):
+            argv[-1] = str(tmp_path / "absent" / ".parquet")
+        elif (command, path) == ("table", ""):
+            argv[-1] = ""
+        assert main(argv) in (1, 2)
+        streams = capsys.readouterr()
+        lines = [line for line in re.sub(r"\r[^\r\n]*it/s\]", "", streams.err).split("\n") if line]
+        assert 1 <= len(lines) <= 2 and all(len(line) < 1500 for line in lines)
+        assert contents(tmp_path) == before
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is forbidden to root")
+    def test_forbidden_paths(self, wave_file, tmp_path, capsys):
+        (tmp_path / "shut").mkdir(mode=0o500)
+        assert main(["convert", wave_file, str(tmp_path / "shut" / "o.json")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+    @pytest.mark.parametrize("age", [np.nan, np.inf, -np.inf])
+    def test_json_of_odd_numbers(self, tmp_path, capsys, age, monkeypatch):
+        signal = np.array([[3e38, -3e38] * 500], np.float32)
+        record = EcgRecord(signal, 100, ("I",), age=age, gain=age)
+        monkeypatch.setattr("modeling_merit.processing.cli.read_ecg", lambda *args, **facts: record)
+        assert main(["inspect", self.archive(tmp_path), "--json"]) == 0
+        summary = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+        assert (summary["age"], summary["gain"]) == (None, None)
+        assert summary["peak_to_peak_mv"]["I"] == pytest.approx(6e38)
+        for name in ("o.json", "o.npz", "o.hea"):
+            small = EcgRecord(np.ones((1, 1000)), 100, ("I",), age=age, gain=age)
+            monkeypatch.setattr("modeling_merit.processing.cli.read_ecg", lambda *args, **facts: small)  # noqa: B023
+            assert main(["convert", "x", str(tmp_path / name)]) == 0
+            assert read_ecg(tmp_path / name).age is None
+
+    def test_an_age_that_is_no_number(self, tmp_path, capsys):
+        assert main(["inspect", self.archive(tmp_path, age=np.nan), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["age"] is None
 
 
 class TestModelCommands:
@@ -195,8 +420,12 @@ class TestModelCommands:
         assert "There is no folder 'absent'" in capsys.readouterr().err
 
     def test_a_folder_that_is_no_checkpoint(self, wave_file, tmp_path, capsys):
-        assert main(["classify", wave_file, "--model", str(tmp_path), "--prompts", "sinus rhythm", "--json"]) == 2
+        command = ["classify", wave_file, "--model", str(tmp_path), "--prompts", "superclass", "--json"]
+        assert main(command) == 2
         assert str(tmp_path) in json.loads(capsys.readouterr().out)["error"]["message"]
+        assert main(["report", wave_file, "--model", str(tmp_path / "absent")]) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("merit-ecg: There is no folder") and message.count("\n") == 1
 
     def test_classify_equals_the_library(self, checkpoint, wave_file, capsys):
         prompts = ["sinus rhythm", "atrial fibrillation", "left bundle branch block"]
@@ -205,26 +434,83 @@ class TestModelCommands:
         model = transformers.AutoModel.from_pretrained(checkpoint)
         processor = transformers.AutoProcessor.from_pretrained(checkpoint)
         with torch.no_grad():
-            logits = model(**processor(ecg=read_ecg(wave_file), text=prompts, return_tensors="pt")).logits_per_ecg[0]
+            outputs = model(**processor(ecg=read_ecg(wave_file), text=prompts, return_tensors="pt"))
+        cosine = (outputs.ecg_embeds @ outputs.text_embeds.T)[0]
         assert list(result["scores"]) == prompts
-        assert list(result["scores"].values()) == pytest.approx(logits.softmax(0).tolist(), abs=1e-5)
-        assert result["disclaimer"] == DISCLAIMER
+        assert list(result["cosine_similarity"].values()) == pytest.approx(cosine.tolist(), abs=1e-5)
+        assert list(result["scores"].values()) == pytest.approx((cosine - cosine.mean()).tolist(), abs=1e-5)
+        assert (result["meaning"], result["notes"], result["disclaimer"]) == (SCORE_MEANING, [], DISCLAIMER)
         assert main(["classify", wave_file, "--model", checkpoint, "--prompts", *prompts]) == 0
-        assert capsys.readouterr().out.endswith(DISCLAIMER + "\n")
+        printed = capsys.readouterr().out.splitlines()
+        assert printed[0] == wave_file and printed[-2:] == [SCORE_MEANING, DISCLAIMER]
+        scores = [float(line.split()[0]) for line in printed[1:4]]
+        assert scores == sorted(scores, reverse=True) and sum(scores) == pytest.approx(0, abs=0.002)
+        assert "not a probability" in SCORE_MEANING
+
+    @pytest.mark.parametrize("languages", [[], ["de"]])
+    def test_classify_with_a_label_set(self, checkpoint, wave_file, capsys, languages):
+        command = ["classify", wave_file, "--model", checkpoint, "--json", "--prompts", "superclass"]
+        assert main([*command, *(["--languages", *languages] if languages else [])]) == 0
+        result = json.loads(capsys.readouterr().out)
+        prompts = load_prompts("superclass", languages or ("en", "de"))
+        with pytest.warns(UserWarning, match="1 of .* texts have words that the model does not know"):  # the "&"
+            expected = score_prompts(*load_checkpoint(checkpoint), read_ecg(wave_file), prompts).relative_similarity[0]
+        assert list(result["scores"]) == ["CD", "HYP", "MI", "NORM", "STTC"]
+        assert list(result["scores"].values()) == pytest.approx(expected.tolist(), abs=1e-6)
+
+    def test_classify_with_a_file_of_prompts(self, checkpoint, wave_file, tmp_path, capsys):
+        prompts = {"AFIB": ["atrial fibrillation", "atrial"], "SR": "sinus rhythm"}
+        (tmp_path / "p.json").write_text(json.dumps(prompts))
+        command = ["classify", wave_file, "--model", checkpoint, "--json", "--prompts"]
+        assert main([*command, str(tmp_path / "p.json")]) == 0
+        result = json.loads(capsys.readouterr().out)
+        given = prompts | {"SR": ["sinus rhythm"]}
+        expected = score_prompts(*load_checkpoint(checkpoint), read_ecg(wave_file), given).relative_similarity[0]
+        assert result["scores"] == pytest.approx(dict(zip(prompts, expected.tolist())), abs=1e-6)
+        for content in ("{", "[]", '{"AFIB": []}', '{"AFIB": ["a"], "AFIB": ["b"]}', "[" * 100_000, "\ud800"):
+            (tmp_path / "p.json").write_text(content, errors="surrogatepass")
+            assert main([*command, str(tmp_path / "p.json")]) == 2
+            assert "p.json" in json.loads(capsys.readouterr().out)["error"]["message"]
+
+    @pytest.mark.parametrize(
+        ("prompts", "message"),
+        [
+            (["sinus rhythm"], "Expected two or more prompts"),
+            (["superclass", "rhythm"], "one label set or file alone"),
+            (["sinus rhythm", "p.json"], "one label set or file alone"),
+            (["sinus rhythm", "sinus rhythm"], "more than once"),
+            (["sinus rhythm", "Sinus Rhythm"], "the same to the model"),
+            (["心电图", "sinus rhythm"], "of which it knows none"),
+            (["absent.json"], "absent.json"),
+        ],
+    )
+    def test_prompts_without_a_meaning_are_refused(self, checkpoint, wave_file, capsys, prompts, message):
+        assert main(["classify", wave_file, "--model", checkpoint, "--prompts", *prompts]) == 2
+        assert message in capsys.readouterr().err
+
+    def test_prompts_that_are_cut_are_noted(self, checkpoint, wave_file, capsys):
+        command = ["classify", wave_file, "--model", checkpoint, "--prompts", "sinus rhythm " * 40, "atrial"]
+        assert main(command) == 0
+        assert "1 of 2 texts have more than the 64 tokens that the model reads" in capsys.readouterr().err
+        assert main([*command, "--json"]) == 0
+        assert "64 tokens" in json.loads(capsys.readouterr().out)["notes"][0]
 
     def test_too_long_is_a_failure_or_cut(self, checkpoint, tmp_path, capsys):
         path = str(
             write_wfdb(EcgRecord(np.random.default_rng(0).normal(size=(12, 6000)), 100, STANDARD_LEADS), tmp_path)
         )
-        command = ["classify", path, "--model", checkpoint, "--prompts", "sinus rhythm", "--json"]
+        command = ["classify", path, "--model", checkpoint, "--prompts", "sinus rhythm", "atrial", "--json"]
         assert main(command) == 1
         assert "pass `--truncate` to crop it" in capsys.readouterr().err
         assert main([*command, "--truncate"]) == 0
 
-    def test_report_with_a_model_that_writes_none(self, checkpoint, wave_file, capsys):
+    def test_report_with_a_model_that_writes_none(self, checkpoint, wave_file, report_checkpoint, capsys):
         assert main(["report", wave_file, "--model", checkpoint]) == 2
         message = capsys.readouterr().err
-        assert "MeritConfig" in message and len(message) < 300
+        assert "a model that writes reports" in message and "train_report_generation.py" in message
+        assert message.count("\n") == 1 and len(message) < 400
+        assert main(["classify", wave_file, "--model", report_checkpoint, "--prompts", "rhythm"]) == 2
+        assert "a model that compares ECGs with texts" in capsys.readouterr().err
 
     def test_report(self, wave_file, report_checkpoint, capsys):
         command = ["report", wave_file, "--model", report_checkpoint, "--max-new-tokens", "7"]

@@ -1,5 +1,10 @@
 """Inference: embeddings, scores and reports are those of model and processor called by hand, alone or in batches."""
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +13,17 @@ import torch
 from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from modeling_merit.processing import EcgRecord
+from modeling_merit.processing.benchmark.prompts import average_prompts, flatten_prompts, load_prompts
+from modeling_merit.processing.data import normalize_report
 from modeling_merit.processing.data.simulation import simulate_ecg
-from modeling_merit.processing.inference import embed_ecgs, generate_reports, load_checkpoint, score_prompts
+from modeling_merit.processing.inference import (
+    embed_ecgs,
+    embed_prompts,
+    generate_reports,
+    load_checkpoint,
+    score_embeddings,
+    score_prompts,
+)
 
 CHECKPOINT = str(Path(__file__).resolve().parent.parent / "hub_cards" / "merit-ecg")
 PROMPTS = ["vorhofflimmern", "sinusrhythmus", "linksschenkelblock"]
@@ -59,10 +73,139 @@ def test_embeddings_are_those_of_the_model(loaded, ecgs, features):
 def test_scores_are_those_of_the_model(loaded, ecgs):
     model, processor = AutoModel.from_pretrained(CHECKPOINT), AutoProcessor.from_pretrained(CHECKPOINT)
     outputs = model(**processor(ecg=ecgs, text=PROMPTS, return_tensors="pt"))
+    cosine = (outputs.ecg_embeds @ outputs.text_embeds.T).numpy()
     scores = score_prompts(*loaded, ecgs, PROMPTS)
-    torch.testing.assert_close(scores.cosine_similarity, outputs.ecg_embeds @ outputs.text_embeds.T)
-    torch.testing.assert_close(scores.fractions, outputs.logits_per_ecg.softmax(dim=1))
-    assert scores.fractions.shape == (3, 3)
+    assert scores.relative_similarity.shape == (3, 3)
+    np.testing.assert_allclose(scores.cosine_similarity, cosine, atol=1e-6)
+    np.testing.assert_allclose(scores.relative_similarity, cosine - cosine.mean(axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(scores.relative_similarity.sum(axis=1), 0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_scores_of_a_label_set_are_the_published_ones(loaded):
+    """To the bit what `examples/zero_shot.py` computed when the results in `results/` were made."""
+    prompts = load_prompts("superclass")
+    embeds = np.random.default_rng(0).normal(size=(50, 256)).astype(np.float32)
+    texts, owners = flatten_prompts(prompts)
+    tokens = loaded[1].tokenizer(
+        [normalize_report(text) for text in texts], padding=True, truncation=True, return_tensors="pt"
+    )
+    features = loaded[0].get_text_features(tokens["input_ids"], tokens["attention_mask"])
+    anchors = average_prompts(features.float().cpu().numpy(), owners)
+    embedded = embed_prompts(*loaded, prompts)
+    assert embedded.names == ("CD", "HYP", "MI", "NORM", "STTC")
+    scores = score_embeddings(embeds, embedded)
+    np.testing.assert_array_equal(scores.cosine_similarity, embeds @ anchors.T)
+    anchors -= anchors.mean(axis=0)
+    np.testing.assert_array_equal(scores.relative_similarity, embeds @ anchors.T)
+
+
+def test_prompts_by_class_are_ensembles(loaded, ecgs):
+    """The order of texts and a text's spelling in capitals change nothing."""
+    one = score_prompts(*loaded, ecgs, {"AFIB": ["vorhofflimmern", "atrial fibrillation"], "SR": ["sinusrhythmus"]})
+    other = score_prompts(*loaded, ecgs, {"AFIB": ["Atrial  Fibrillation", "Vorhofflimmern"], "SR": ["SinusRhythmus"]})
+    np.testing.assert_allclose(one.relative_similarity, other.relative_similarity, atol=1e-6)
+    alone = score_prompts(*loaded, ecgs, ["vorhofflimmern", "sinusrhythmus"])
+    assert np.abs(one.relative_similarity - alone.relative_similarity).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (["vorhofflimmern"], "at least two prompts"),
+        ("vorhofflimmern", "at least two prompts"),
+        ([], "at least two prompts"),
+        ({"AFIB": ["vorhofflimmern", "atrial fibrillation"]}, "at least two prompts"),
+        ({"AFIB": ["vorhofflimmern"], "SR": []}, "none for 'SR'"),
+        (["vorhofflimmern", "vorhofflimmern"], "one more than once"),
+        (["vorhofflimmern", " Vorhofflimmern "], "the same to the model"),
+        ({"a": ["vorhofflimmern", "sinusrhythmus"], "b": ["sinusrhythmus", "vorhofflimmern"]}, "'a' and 'b'"),
+        (["心电图", "sinusrhythmus"], "'心电图', of which it knows none"),
+        (["\u200b", "sinusrhythmus"], "of which it knows none"),
+        (["sinusrhythmus", " "], "of which it knows none"),
+        (["rhythmus 心", "rhythmus 电"], "the same to the model"),
+        (["sinusrhythmus " * 70 + "mit vorhofflimmern", "sinusrhythmus " * 70], "the same to the model"),
+    ],
+)
+def test_prompts_whose_scores_say_nothing_are_refused(loaded, ecgs, prompts, message):
+    with pytest.raises(ValueError, match=message) as error:
+        score_prompts(*loaded, ecgs[0], prompts)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (["vorhofflimmern 心", "sinusrhythmus"], "1 of 2 texts have words that the model does not know"),
+        (["vorhofflimmern " * 70, "sinusrhythmus"], "1 of 2 texts have more than the 64 tokens that the model reads"),
+        ({"a": ["ekg", "vorhofflimmern"], "b": ["ekg"]}, "1 of 3 texts have a place in the prompts more than once"),
+    ],
+)
+def test_prompts_that_are_read_in_part_are_warned_about(loaded, ecgs, prompts, message):
+    with pytest.warns(UserWarning, match=message):
+        score_prompts(*loaded, ecgs[0], prompts)
+
+
+def test_a_text_of_64_tokens_is_not_cut(loaded):
+    long = "ekg " * 62
+    assert len(loaded[1].tokenizer(long)["input_ids"]) == 64
+    assert embed_prompts(*loaded, [long, "sinusrhythmus"]).notes == ()
+    assert len(embed_prompts(*loaded, [long + "ekg", "sinusrhythmus"]).notes) == 1
+
+
+class TestCheckpoint:
+    def test_a_folder_without_a_model(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"holds no config\.json\. Expected the folder of a checkpoint"):
+            load_checkpoint(str(tmp_path))
+
+    @pytest.mark.parametrize("name", ["/absent/folder", "./absent", "", "a/b/c", "a\0b", "ab" * 300])
+    def test_a_name_that_is_none_of_the_hub(self, name):
+        with pytest.raises((FileNotFoundError, OSError)) as error:
+            load_checkpoint(name)
+        assert "Traceback" not in str(error.value) and "\n" not in str(error.value)
+
+    def test_an_id_without_a_network_fails_at_once(self, tmp_path):
+        """No retries, in a process whose Hub does not answer."""
+        code = (
+            "import time; from modeling_merit.processing.inference import load_checkpoint\n"
+            "import huggingface_hub; start = time.process_time(), time.monotonic()\n"
+            "try: load_checkpoint('nobody/nothing')\n"
+            "except OSError as error: print(time.monotonic() - start[1], error)"
+        )
+        place = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+        done = subprocess.run([sys.executable, "-c", code], env=os.environ | place, capture_output=True, text=True)
+        seconds, _, message = done.stdout.partition(" ")
+        assert message.startswith("There is no folder 'nobody/nothing', and no model of that name could be had"), done
+        assert message.count("\n") == 1 and "Check the name and the connection" in message
+        assert float(seconds) < 10 and "Retrying" not in done.stderr
+
+    def test_models_of_another_kind(self, report_checkpoint):
+        with pytest.raises(
+            ValueError, match="a model that writes reports .* got 'merit' in .*train_report_generation"
+        ):
+            load_checkpoint(CHECKPOINT, "AutoModelForMultimodalLM")
+        with pytest.raises(ValueError, match="a model that compares ECGs with texts .* got 'merit_generation'"):
+            load_checkpoint(report_checkpoint)
+
+    def test_damaged_and_missing_weights(self, tmp_path):
+        from safetensors.torch import load_file, save_file
+
+        folder = shutil.copytree(CHECKPOINT, tmp_path / "model")
+        weights = folder / "model.safetensors"
+        tensors = load_file(weights)
+        del tensors["merit.text_projection.fc1.weight"]
+        save_file(tensors, weights, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match="none for 1 of its tensors"):
+            load_checkpoint(str(folder))
+        weights.write_bytes(weights.read_bytes()[:-1000])
+        with pytest.raises(OSError, match="The weights in .* are damaged"):
+            load_checkpoint(str(folder))
+        (folder / "config.json").write_text("[")
+        with pytest.raises(ValueError, match=r"config\.json in .* is damaged"):
+            load_checkpoint(str(folder))
+        (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+        with pytest.raises(ValueError, match="got 'bert'"):
+            load_checkpoint(str(folder))
 
 
 @torch.no_grad()

@@ -7,9 +7,11 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import gradio as gr
@@ -18,6 +20,7 @@ import pytest
 import setuptools
 import torch
 import transformers
+from browser import CHROMIUM, Browser
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from huggingface_hub import RepoCard
@@ -26,7 +29,9 @@ from tiny_models import build, merit_config
 
 from modeling_merit import MeritModel
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor
+from modeling_merit.processing.benchmark.prompts import load_prompts
 from modeling_merit.processing.data.simulation import simulate_ecg
+from modeling_merit.processing.inference import embed_ecgs, embed_prompts, load_checkpoint, score_embeddings
 from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.record import DISCLAIMER
 from modeling_merit.processing.writers import write_wfdb
@@ -67,13 +72,13 @@ def handlers(app):
 
 
 @pytest.fixture
-def upload(tmp_path):
+def upload(uploads):
     """Copies of files, as an upload is one."""
 
     def copy(*sources: Path | tuple[str, bytes]) -> list[str]:
         targets = []
         for number, source in enumerate(sources):
-            folder = tmp_path / f"upload{number}"
+            folder = uploads / f"upload{number}"
             folder.mkdir(exist_ok=True)
             name, content = source if isinstance(source, tuple) else (source.name, source.read_bytes())
             targets.append(str(folder / name))
@@ -104,10 +109,10 @@ class TestRead:
         assert quality["einthoven_residual_mv"] == pytest.approx(0, abs=1e-5)
         assert quality["flat_leads"] == []
 
-    def test_nothing_identifies_and_nothing_stays(self, handlers, upload, tmp_path, capfd):
+    def test_nothing_identifies_and_nothing_stays(self, handlers, upload, uploads, tmp_path, capfd):
         files = upload(*wfdb_files(tmp_path))
         record, _, facts, quality = handlers.read(files)
-        assert not any(Path(file).exists() for file in files)
+        assert list(uploads.rglob("*")) == []
         assert (record.record_id, record.start_time, record.source) == (None, None, None)
         assert "jane" not in repr(record) + json.dumps([facts, quality])
         assert capfd.readouterr() == ("", "")
@@ -138,15 +143,72 @@ class TestRead:
             ([], "Upload or simulate an ECG first"),
         ],
     )
-    def test_a_refused_file_is_a_message(self, handlers, upload, capfd, files, message):
+    def test_a_refused_file_is_a_message(
+        self, handlers, upload, uploads, capfd, monkeypatch, tmp_path, files, message
+    ):
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where the handler moves uploads to
         paths = upload(*files)
         with pytest.raises(gr.Error) as error:
             handlers.read(paths)
         assert message in error.value.message
-        assert "Traceback" not in error.value.message
+        assert "Traceback" not in error.value.message and str(tmp_path) not in error.value.message
         assert error.value.print_exception is False  # gradio would print it, file name and all, to the log
-        assert not any(Path(path).exists() for path in paths)
+        assert list(uploads.rglob("*")) == list(tmp_path.rglob("*")) == []
         assert capfd.readouterr() == ("", "")
+
+    def test_what_is_no_upload_is_not_touched(self, handlers, upload, uploads, tmp_path):
+        """Neither the files of the server nor what a link among the uploads leads to; the uploads beside are gone."""
+        kept = tmp_path / "app.csv"
+        kept.write_bytes(CSV)
+        link = uploads / "link" / "a.csv"
+        link.parent.mkdir()
+        link.symlink_to(kept)
+        detour = f"{uploads}/../{os.path.relpath(kept, uploads.parent)}"
+        for path in (str(kept), detour, str(link), str(uploads / "absent.csv"), str(uploads)):
+            with pytest.raises(gr.Error, match="is not among the uploads any more") as error:
+                handlers.read([*upload(("b.csv", CSV)), path])
+            assert kept.read_bytes() == CSV and str(tmp_path) not in error.value.message
+            assert not list(uploads.rglob("b.csv"))
+        link.unlink()
+        link.parent.rmdir()
+
+    def test_two_files_of_one_name_are_refused(self, handlers, upload, uploads):
+        with pytest.raises(gr.Error, match="different names, got a.csv more than once"):
+            handlers.read(upload(("a.csv", CSV), ("a.csv", CSV)))
+        assert list(uploads.rglob("*")) == []
+
+    def test_control_characters_are_escaped(self, handlers, upload, monkeypatch):
+        record = EcgRecord(
+            np.ones((1, 1000)), 100, ("I",), device="CS\x1b[2J", notes=("a\u202e<b>",), filters="\x9b31m"
+        )
+        monkeypatch.setattr(handlers, "read_ecg", lambda *args, **facts: record)
+        _, _, facts, _ = handlers.read(upload(("a.csv", CSV)))
+        assert (facts["device"], facts["filters"]) == (r"CS\x1b[2J", r"\x9b31m")
+        assert facts["notes"][0] == r"a\u202e<b>"  # shown as text, not as markup
+
+    def test_errors_are_short_and_name_no_folder_of_the_server(self, handlers, upload, monkeypatch):
+        def fail(*args, **facts):
+            raise OSError(
+                f"No such file: '/srv/app/models/secret {'x' * 5000}.hea' \x1b[2J <b> AVB/LBBB /etc/a/passwd"
+            )
+
+        monkeypatch.setattr(handlers, "read_ecg", fail)
+        with pytest.raises(gr.Error) as error:
+            handlers.read(upload(("a.csv", CSV)))
+        message = error.value.message
+        assert len(message) < 600 and not any(text in message for text in ("/srv", "/etc", "\x1b", "<"))
+        assert message.startswith("No such file: 'secret xxx") and "AVB/LBBB passwd" in message
+
+    def test_a_fault_is_reported_without_what_the_file_says(self, handlers, upload, uploads, monkeypatch, capfd):
+        def fail(*args, **facts):
+            raise IndexError("jane" + "_doe")
+
+        monkeypatch.setattr(handlers, "read_ecg", fail)
+        with pytest.raises(gr.Error, match="This page failed at that input") as error:
+            handlers.read(upload(("a.csv", CSV)))
+        log = "".join(capfd.readouterr())
+        assert "IndexError" in log and "handlers.py" in log and "jane_doe" not in log + error.value.message
+        assert list(uploads.rglob("*")) == []
 
     def test_a_message_is_no_markup(self, handlers, upload):
         with pytest.raises(gr.Error, match="&lt;img") as error:
@@ -191,16 +253,39 @@ class TestModel:
         model = transformers.AutoModel.from_pretrained(handlers.MODEL)
         with torch.no_grad():
             outputs = model(**processor(ecg=record, text=texts, return_tensors="pt"))
-        cosines = (outputs.ecg_embeds @ outputs.text_embeds.T)[0].tolist()
-        fractions = outputs.logits_per_ecg[0].softmax(dim=0).tolist()
-        expected = {text: pytest.approx((a, b), abs=6e-4) for text, a, b in zip(texts, cosines, fractions)}
+        cosines = (outputs.ecg_embeds @ outputs.text_embeds.T)[0]
+        scores = (cosines - cosines.mean()).tolist()
+        expected = {text: pytest.approx((a, b), abs=6e-4) for text, a, b in zip(texts, scores, cosines.tolist())}
         assert {row[0]: tuple(row[1:]) for row in rows} == expected
         answer = json.loads(handlers.embed(record))
         assert answer["embedding"] == pytest.approx(outputs.ecg_embeds[0].tolist(), abs=1e-5)
-        assert (answer["model"], answer["disclaimer"]) == (handlers.MODEL, DISCLAIMER)
+        assert (answer["model"], answer["disclaimer"]) == (Path(handlers.MODEL).name, DISCLAIMER)
+
+    def test_classes_are_scored_as_published(self, handlers):
+        record = handlers.simulate("atrial_fibrillation")[0]
+        rows = {row[0].split(" (")[0]: row[1:] for row in handlers.classify(record, "rhythm")}
+        loaded = load_checkpoint(handlers.MODEL)
+        prompts = load_prompts("rhythm")
+        scores = score_embeddings(embed_ecgs(*loaded, record), embed_prompts(*loaded, prompts))
+        assert sorted(rows) == list(prompts)
+        for name, score, cosine in zip(prompts, scores.relative_similarity[0], scores.cosine_similarity[0]):
+            assert rows[name] == pytest.approx([score, cosine], abs=6e-4)
+        assert "AFIB (atrial fibrillation)" in [row[0] for row in handlers.classify(record, "rhythm")]
+        with pytest.raises(gr.Error, match="Expected a task out of"):
+            handlers.classify(record, "absent")
 
     @pytest.mark.parametrize(
-        ("statements", "message"), [("\n \n", "at least one text"), ("ecg\n" * 51, "at most 50 statements, got 51")]
+        ("statements", "message"),
+        [
+            ("\n \n", "at least two prompts"),
+            (None, "at least two prompts"),
+            ("ecg", "at least two prompts"),
+            ("ecg\necg", "more than once"),
+            ("ecg\nECG", "the same to the model"),
+            ("ecg\n心电图", "of which it knows none"),
+            ("ecg\n" * 51, "at most 50 statements, got 51"),
+            ("ecg " * 5000, "at most 10000 characters, got 20000"),
+        ],
     )
     def test_refused_statements(self, handlers, statements, message):
         record = handlers.simulate("sinus_rhythm")[0]
@@ -210,17 +295,23 @@ class TestModel:
     def test_missing_samples_are_masked_and_short_records_refused(self, handlers):
         signal = simulate_ecg("sinus_rhythm", seed=0).signal.copy()
         signal[:, :50] = np.nan
-        assert len(handlers.compare(EcgRecord(signal, 100, STANDARD_LEADS), "ecg")) == 1
+        assert len(handlers.compare(EcgRecord(signal, 100, STANDARD_LEADS), "ecg\nblock")) == 2
         with pytest.raises(gr.Error, match="Expected 2.5 to 30 s"):
-            handlers.compare(EcgRecord(signal[:, 100:200], 100, STANDARD_LEADS), "ecg")
+            handlers.compare(EcgRecord(signal[:, 100:200], 100, STANDARD_LEADS), "ecg\nblock")
 
-    def test_forgotten_ecg_and_absent_checkpoint(self, handlers, monkeypatch, tmp_path):
+    def test_statements_that_are_cut_are_warned_about(self, handlers):
+        record = handlers.simulate("sinus_rhythm")[0]
+        with pytest.warns(UserWarning, match="1 of 2 texts have more than the 64 tokens that the model reads"):
+            assert len(handlers.compare(record, "ecg " * 70 + "\nblock")) == 2
+
+    def test_forgotten_ecg_and_absent_checkpoint(self, handlers, monkeypatch, tmp_path, capfd):
         for function in (handlers.compare, handlers.report):
             with pytest.raises(gr.Error, match="first"):
                 function(None, "English")
         monkeypatch.setattr(handlers, "MODEL", str(tmp_path))
-        with pytest.raises(gr.Error, match=str(tmp_path)):
+        with pytest.raises(gr.Error, match="The model of this page cannot be loaded. Its log says why.") as error:
             handlers.embed(handlers.simulate("sinus_rhythm")[0])
+        assert str(tmp_path) not in error.value.message and str(tmp_path) in capfd.readouterr().err
 
     def test_default_statements(self, handlers):
         german, english = (handlers.statements_in(language).splitlines() for language in ("de", "en"))
@@ -236,6 +327,23 @@ class TestModel:
             assert written
             assert notice == DISCLAIMER
         assert english == handlers.report(record, "English")
+
+
+@contextmanager
+def serving(app, log_file: Path) -> Iterator[str]:
+    """The page in a process of its own, on the loopback interface; its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    place = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": port, "GRADIO_SSR_MODE": "False"}
+    with log_file.open("w") as log:
+        server = subprocess.Popen([sys.executable, app.__file__], env=os.environ | place, stdout=log, stderr=log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}", server)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def wait_for(url: str, server: subprocess.Popen) -> None:
@@ -263,44 +371,66 @@ class TestPage:
 
     def test_served(self, app, uploads, tmp_path):
         """End to end over HTTP on the loopback interface, in a process of its own."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        place = {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": port, "GRADIO_SSR_MODE": "False"}
-        with (tmp_path / "log").open("w") as log:
-            server = subprocess.Popen([sys.executable, app.__file__], env=os.environ | place, stdout=log, stderr=log)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            wait_for(url, server)
+        with serving(app, tmp_path / "log") as url:
             client = Client(url, verbose=False, analytics_enabled=False)
             named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-            assert set(named) == {"/read", "/simulate", "/compare", "/embed", "/report"}
+            assert set(named) == {"/read", "/simulate", "/classify", "/compare", "/embed", "/report"}
             plot, facts, quality = client.predict(
                 [handle_file(str(path)) for path in wfdb_files(tmp_path)], api_name="/read"
             )
             assert plot["plot"].startswith("data:image/png;base64,")
             assert (facts["leads"], facts["age"], quality["flat_leads"]) == (list(STANDARD_LEADS), 61, [])
             scores = client.predict("sinus rhythm\natrial fibrillation", api_name="/compare")
-            assert scores["headers"] == ["statement", "cosine similarity", "fraction"]
+            assert scores["headers"] == ["statement", "score", "cosine similarity"]
             assert {row[0] for row in scores["data"]} == {"sinus rhythm", "atrial fibrillation"}
-            assert sum(row[2] for row in scores["data"]) == pytest.approx(1, abs=0.002)
+            assert sum(row[1] for row in scores["data"]) == pytest.approx(0, abs=0.002)
+            assert len(client.predict("superclass", api_name="/classify")["data"]) == 5
             assert len(json.loads(client.predict(api_name="/embed"))["embedding"]) == 8
 
             (tmp_path / "secret_name.xml").write_text("<AnnotatedECG xmlns='urn:hl7-org:v3'/>")
-            with pytest.raises(AppError, match="Expected"):
-                client.predict([handle_file(str(tmp_path / "secret_name.xml"))], api_name="/read")
+            for _ in range(2):
+                with pytest.raises(AppError, match="Expected"):
+                    client.predict([handle_file(str(tmp_path / "secret_name.xml"))], api_name="/read")
+            with pytest.raises(AppError):  # refused before the handler: a rate that is no number
+                client.predict([handle_file(str(tmp_path / "secret_name.xml"))], 0, "fast", api_name="/read")
             with pytest.raises(AppError, match="first"):  # another visitor has no ECG
                 Client(url, verbose=False, analytics_enabled=False).predict(api_name="/embed")
             with open(tmp_path / "large.edf", "wb") as large:
                 large.truncate(10 * 2**20 + 1)
             with pytest.raises(ValueError, match="maximum file size"):
                 client.predict([handle_file(str(tmp_path / "large.edf"))], api_name="/read")
-        finally:
-            server.terminate()
-            server.wait()
-        assert not [path for path in uploads.rglob("*") if path.is_file() and path.stat().st_size]
+            _, facts, _ = client.predict([handle_file(str(path)) for path in wfdb_files(tmp_path)], api_name="/read")
+            assert facts["age"] == 61
+        assert [path.name for path in uploads.rglob("*") if path.is_file()] == []
         log = (tmp_path / "log").read_text()
         assert not any(word in log for word in ("Traceback", "jane_doe", "secret_name", "AnnotatedECG"))
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: put it on the path, or its program in MERIT_CHROMIUM")
+    def test_in_a_browser(self, app, uploads, tmp_path):
+        """At the width of a phone: refused uploads, then a good one in the same page; no tab wider than the screen."""
+        bad, large, good = (tmp_path / name for name in ("bad.edf", "large.edf", "good.csv"))
+        bad.write_bytes(b"0       nonsense")
+        large.write_bytes(bytes(10 * 2**20 + 1))
+        good.write_bytes(CSV)
+        with serving(app, tmp_path / "log") as url, Browser(url, width=360, height=740, mobile=True) as page:
+            page.wait("!!document.querySelector('input[type=file]')")
+            for path, message in ((bad, "EDF"), (bad, "EDF"), (large, "maximum")):
+                page.upload(str(path))
+                page.wait(f"document.querySelector('.toast-body')?.innerText.includes({message!r})")
+                page.wait(f"!document.body.innerText.includes({path.stem!r} + '\\n.edf')")  # gone from the field
+                page.evaluate("document.querySelectorAll('.toast-close').forEach(button => button.click())")
+                page.wait("!document.querySelector('.toast-body')")
+            page.upload(str(good))
+            page.wait("document.body.innerText.includes('duration_s')")
+            assert not page.evaluate("!!document.querySelector('.toast-body')")
+            for tab, button in (("ECG", None), ("Statements", "Compare with its classes"), ("Embedding", "Embed")):
+                page.click(tab)
+                if button:
+                    page.click(button)
+                    page.wait(f"document.body.innerText.includes({'HYP (' if tab == 'Statements' else '0.'!r})")
+                assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert [path.name for path in uploads.rglob("*") if path.is_file()] == []
 
 
 class TestRepository:

@@ -1,15 +1,17 @@
-"""Space of merit-ecg: read an ECG file, draw it, compare it with statements, take its embedding. Not a medical device.
+"""Space of merit-ecg: read an ECG file, draw it, compare it with texts, take its embedding. Not a medical device.
 
 MERIT_MODEL names a checkpoint, a folder or Hub id; MERIT_REPORT_MODEL names one of `train_report_generation.py`, for
 a further tab that writes reports.
 """
 
+import warnings
 from typing import Any
 
 import gradio as gr
 import handlers
-from handlers import KEPT_S, PIECE_S, compare, embed, read, report, simulate, statements_in
+from handlers import KEPT_S, LABEL_SETS, PIECE_S, classify, compare, embed, read, report, simulate, statements_in
 
+from modeling_merit.processing.benchmark.prompts import SCORE_MEANING
 from modeling_merit.processing.data.simulation import CONDITIONS
 from modeling_merit.processing.record import DISCLAIMER
 
@@ -23,6 +25,7 @@ def build() -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1):
                 files = gr.File(label="ECG file; of WFDB the .hea and its signal files", file_count="multiple")
+                files.preprocess = handlers.paths_of
                 start = gr.Number(0, label=f"First second, of more than {PIECE_S} s")
                 with gr.Accordion("What the file does not say", open=False):
                     rate = gr.Number(None, label="Sampling rate (Hz)")
@@ -40,11 +43,15 @@ def build() -> gr.Blocks:
                         facts, quality = gr.JSON(label="Read"), gr.JSON(label="Signal quality")
                 with gr.Tab("Statements"):
                     gr.Markdown(NOTICE)
+                    label_set = gr.Dropdown(LABEL_SETS, value="superclass", label="Label set of PTB-XL")
+                    classified = gr.Button("Compare with its classes", variant="primary")
                     language = gr.Radio(["de", "en"], value="de", label="Most reports it has learnt from are German")
-                    statements = gr.Textbox(statements_in("de"), lines=12, label="Statements, one per line")
-                    compared = gr.Button("Compare", variant="primary")
-                    scores = gr.Dataframe(headers=["statement", "cosine similarity", "fraction"], type="array")
-                    gr.Markdown("The fractions compare the statements; they are not probabilities of disease.")
+                    statements = gr.Textbox(
+                        statements_in("de"), lines=12, label="Or your own statements, one per line"
+                    )
+                    compared = gr.Button("Compare with the statements")
+                    scores = gr.Dataframe(headers=["statement", "score", "cosine similarity"], type="array", wrap=True)
+                    gr.Markdown(SCORE_MEANING)
                 with gr.Tab("Embedding"):
                     gr.Markdown(NOTICE)
                     embedded = gr.Button("Embed", variant="primary")
@@ -67,10 +74,12 @@ def build() -> gr.Blocks:
 
         uploaded = files.upload(forget, None, shown + results, **quietly)
         taken = uploaded.then(read, [files, start, rate, units, leads, index], shown, api_name="read")
-        taken.then(lambda: None, None, files, **quietly)
+        taken.success(lambda: None, None, files, **quietly)
+        taken.failure(lambda: None, None, files, **quietly)  # what was refused must not come along with the next
         chosen = simulated.click(forget, None, shown + results, **quietly)
         chosen.then(simulate, condition, shown, api_name="simulate")
         language.input(statements_in, language, statements, **quietly)
+        classified.click(classify, [record, label_set], scores, api_name="classify")
         compared.click(compare, [record, statements], scores, api_name="compare")
         embedded.click(embed, record, embedding, api_name="embed")
     return demo
@@ -79,4 +88,5 @@ def build() -> gr.Blocks:
 demo = build()
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")  # those of libraries quote the uploaded file, and would stand in the log
     demo.launch(**LAUNCH)

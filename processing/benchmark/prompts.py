@@ -5,8 +5,10 @@ at test time only; training on sentences made from labels would be close to supe
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,15 @@ from .label_sets import class_names as task_classes
 from .label_sets import package_data
 
 LANGUAGES = ("en", "de")
+
+LABEL_SETS = ("superclass", "subclass", "form", "rhythm", "diagnostic", "all", "cpsc2018", "csn")
+"""Label sets with prompts of this project."""
+
+SCORE_MEANING = (
+    "A score is how much nearer (in cosine similarity) the ECG is to a prompt than to the prompts on average. It is "
+    "not a probability, and it changes with the prompts compared."
+)
+"""Stands wherever scores are shown."""
 
 
 def load_prompts(
@@ -49,7 +60,7 @@ def load_prompts(
     return {name: [text for language in languages for text in row[language]] for name, row in chosen.items()}
 
 
-def read_prompt_file(path: str | Path, class_names: Sequence[str]) -> dict[str, list[str]]:
+def read_prompt_file(path: str | Path, class_names: Sequence[str] | None = None) -> dict[str, list[str]]:
     """Return prompts from JSON: {class: text} (as the CKEPE file of MERL) or {class: [texts]}.
 
     Names are matched without regard to underscores, which that file leaves out of PTB-XL's names; texts are
@@ -57,19 +68,91 @@ def read_prompt_file(path: str | Path, class_names: Sequence[str]) -> dict[str, 
 
     Args:
         path (`str` or `Path`): The file.
-        class_names (sequence of `str`): The classes wanted and their order.
+        class_names (sequence of `str`, *optional*): The classes wanted and their order; those of the file by default.
 
     Raises:
+        OSError: If there is no such file.
         ValueError: If the file is not of that form, or a class has no prompt in it.
     """
-    entries = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"Expected {path} to hold JSON of class to prompts: {error}.") from None
     texts = isinstance(entries, dict) and [row if isinstance(row, list) else [row] for row in entries.values()]
     if not texts or not all(row and all(isinstance(text, str) and text.strip() for text in row) for row in texts):
         raise ValueError(
             f"Expected {path} to hold a JSON object of class to text or list of texts, got something else."
         )
-    chosen = _match(dict(zip(entries, texts)), class_names, str(path))
+    prompts = dict(zip(entries, texts))
+    chosen = prompts if class_names is None else _match(prompts, class_names, str(path))
     return {name: [text.strip().lower() for text in row] for name, row in chosen.items()}
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse a JSON object with the same class twice, of which the last would win without a word."""
+    repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if repeated:
+        raise ValueError(f"the class {_short(repeated[0])} is there more than once")
+    return dict(pairs)
+
+
+def check_prompts(prompts: Mapping[str, Sequence[str]], tokenizer: Any) -> list[str]:
+    """Refuse prompts whose scores would say nothing, and return notes on those that the model reads only in part.
+
+    Args:
+        prompts (mapping of `str` to sequence of `str`): Texts by class.
+        tokenizer (`PreTrainedTokenizerBase`): Of the model.
+
+    Returns:
+        `list[str]`: One note each on words that the tokenizer does not know, texts longer than it takes, and texts
+        that stand more than once.
+
+    Raises:
+        ValueError: If there are fewer than two classes, a text holds no word that the tokenizer knows, or two classes
+            are the same to the model.
+    """
+    if len(prompts) < 2:
+        raise ValueError(
+            f"Expected at least two prompts or classes, got {len(prompts)}: a score compares them with one another."
+        )
+    if empty := [name for name, texts in prompts.items() if not texts]:
+        raise ValueError(f"Expected at least one text for every class, got none for {_short(empty[0])}.")
+    texts, owners = flatten_prompts(prompts)
+    special, unknown = set(tokenizer.all_special_ids), tokenizer.unk_token_id
+    limit = tokenizer.model_max_length
+    partly, cut = [], []
+    for text, tokens in zip(texts, tokenizer(texts, verbose=False)["input_ids"]):
+        if not set(tokens) - special:
+            raise ValueError(
+                f"Expected prompts in words that the model knows, got {_short(text)}, of which it knows none. Write "
+                "it in the language of the reports that the model has learnt from."
+            )
+        partly += [text] if unknown in tokens else []
+        cut += [text] if len(tokens) > limit else []
+    read = [tuple(tokens) for tokens in tokenizer(texts, truncation=True, verbose=False)["input_ids"]]
+    classes: dict[frozenset, str] = {}
+    for index, name in enumerate(prompts):
+        same = classes.setdefault(frozenset(t for t, owner in zip(read, owners) if owner == index), name)
+        if same != name:
+            raise ValueError(
+                f"Expected prompts that differ, got {_short(same)} and {_short(name)}, which are the same to the "
+                "model. Leave one out."
+            )
+    repeated = [text for text, count in Counter(texts).items() if count > 1]
+    found = (
+        (partly, "words that the model does not know, which are all the same to it"),
+        (cut, f"more than the {limit} tokens that the model reads; the rest is cut off"),
+        (repeated, "a place in the prompts more than once"),
+    )
+    return [
+        f"{len(of)} of {len(texts)} texts have {what}: {', '.join(map(_short, of[:3]))}{', …' if len(of) > 3 else ''}"
+        for of, what in found
+        if of
+    ]
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
 def flatten_prompts(prompts: Mapping[str, Sequence[str]]) -> tuple[list[str], np.ndarray]:

@@ -6,17 +6,19 @@ from pathlib import Path
 import numpy as np
 
 from ..record import EcgRecord
+from .placing import placed
 
 EDF_RECORD_BYTES = 61440  # EDF+ specification, section 2.1.1: a data record should not be longer
 EDF_RATE_TOLERANCE = 1e-5  # less than the error of a recorder's clock
 
 
-def write_edf(record: EcgRecord, path: Path) -> Path:
+def write_edf(record: EcgRecord, path: Path, overwrite: bool = True) -> Path:
     """Write an EDF+ file in steps of one microvolt, or wider ones for a lead beyond 32 mV.
 
     Raises:
         ValueError: If samples are invalid (EDF has no mark for them), the name does not end in .edf, or no data
             record has a duration that the eight characters of the header can hold.
+        FileExistsError: If the file is there and may not be replaced.
     """
     import edfio
 
@@ -45,7 +47,8 @@ def write_edf(record: EcgRecord, path: Path) -> Path:
         starttime=start.time() if start else None,
         data_record_duration=duration,
     )
-    edf.write(path)
+    with placed([path], overwrite) as (temporary,):
+        edf.write(temporary)
     return path
 
 
