@@ -166,7 +166,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             - **quality** -- list of one `dict` per ECG: `sampling_rate` (Hz, as recorded), `duration_s` (kept),
               `peak_to_peak_mv` (largest of all leads), `nan_fraction`, `flat_leads`, `clipped_leads`, `derived_leads`,
               `absent_leads`, `einthoven_residual_mv` (largest |I + III - II|; `None` unless all three were recorded)
-              and `limb_lead_swap` (suspicion of limb-lead reversal; `None` unless I and II were recorded).
+              and `limb_lead_reversal` (suspicion of limb-lead reversal; `None` unless I and II were recorded).
 
         Raises:
             ValueError: If the array is not an ECG of the stated leads, a name or unit is unknown, the length is out of

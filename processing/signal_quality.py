@@ -55,7 +55,7 @@ def signal_quality(
     if lead.keys() >= {"I", "II", "III"}:
         bridged = missing[:, [leads.index(name) for name in ("I", "II", "III")]].any(axis=1)
         residual = np.where(bridged, 0.0, np.abs(lead["I"] + lead["III"] - lead["II"]))
-    swap = _limb_lead_swap(lead["I"], lead["II"], lead.get("V6")) if lead.keys() >= {"I", "II"} else None
+    reversal = _limb_lead_reversal(lead["I"], lead["II"], lead.get("V6")) if lead.keys() >= {"I", "II"} else None
     return [
         {
             "sampling_rate": rate,
@@ -65,7 +65,7 @@ def signal_quality(
             "flat_leads": [name for name, is_flat in zip(leads, flat[i]) if is_flat],
             "clipped_leads": [name for name, is_clipped in zip(leads, clipped[i]) if is_clipped],
             "einthoven_residual_mv": None if residual is None else float(residual[i].max()),
-            "limb_lead_swap": None if swap is None else bool(swap[i]),
+            "limb_lead_reversal": None if reversal is None else bool(reversal[i]),
         }
         for i in range(len(signal))
     ]
@@ -291,7 +291,7 @@ def _clipped(signal: np.ndarray, rate: float) -> np.ndarray:
     return clipped
 
 
-def _limb_lead_swap(lead_i: np.ndarray, lead_ii: np.ndarray, v6: np.ndarray | None) -> np.ndarray:
+def _limb_lead_reversal(lead_i: np.ndarray, lead_ii: np.ndarray, v6: np.ndarray | None) -> np.ndarray:
     """Suspect limb-lead reversal where I runs against V6, or aVR along with it.
 
     I and V6 look at the heart from the same side. The rule holds for 0.6 % of the PTB-XL records as they are, for 86 %

@@ -353,7 +353,7 @@ def test_quality_of_a_clean_recording():
     assert quality["einthoven_residual_mv"] == pytest.approx(0, abs=1e-6)
     assert quality["duration_s"] == 10 and quality["sampling_rate"] == 100 and quality["nan_fraction"] == 0
     assert quality["flat_leads"] == ["III"] and quality["clipped_leads"] == []
-    assert quality["derived_leads"] == [] and quality["absent_leads"] == [] and quality["limb_lead_swap"] is False
+    assert quality["derived_leads"] == [] and quality["absent_leads"] == [] and quality["limb_lead_reversal"] is False
 
 
 def test_quality_flags():
@@ -370,19 +370,19 @@ def test_quality_flags():
     partial = quality_of(make_ecg(leads=3), leads=["V5", "I", "II"])
     assert partial["derived_leads"] == ["III", "aVR", "aVL", "aVF"] and partial["einthoven_residual_mv"] is None
     assert partial["absent_leads"] == ["V1", "V2", "V3", "V4", "V6"]
-    assert quality_of(make_ecg(leads=1), leads=["V5"])["limb_lead_swap"] is None
+    assert quality_of(make_ecg(leads=1), leads=["V5"])["limb_lead_reversal"] is None
 
 
 def test_limb_lead_reversal_is_suspected():
     beat = np.maximum(sine(100, frequency=1.3)[0], 0) ** 15
     ecg = np.outer([1.0, 1.2, 0.2, -1.1, 0.4, 0.7, -0.8, -0.4, 0.2, 0.9, 1.3, 1.1], beat)
-    assert quality_of(ecg)["limb_lead_swap"] is False
+    assert quality_of(ecg)["limb_lead_reversal"] is False
     reversed_leads = ecg.copy()
     reversed_leads[0], reversed_leads[1], reversed_leads[2] = -ecg[0], ecg[2], ecg[1]
     reversed_leads[3], reversed_leads[4] = ecg[4], ecg[3]
-    assert quality_of(reversed_leads)["limb_lead_swap"] is True
-    assert quality_of(reversed_leads[:2] + 0.001, leads=["I", "II"])["limb_lead_swap"] is True
-    assert quality_of(ecg[:2], leads=["I", "II"])["limb_lead_swap"] is False
+    assert quality_of(reversed_leads)["limb_lead_reversal"] is True
+    assert quality_of(reversed_leads[:2] + 0.001, leads=["I", "II"])["limb_lead_reversal"] is True
+    assert quality_of(ecg[:2], leads=["I", "II"])["limb_lead_reversal"] is False
 
 
 @pytest.mark.parametrize(("scale", "units"), [(1000.0, "mV"), (1.0, "uV")])
@@ -410,13 +410,13 @@ def test_quality_on_ptb_xl(ptb_xl_dir):
         out = MeritFeatureExtractor()(digital, sampling_rate=100, leads=LEADS, units="uV", return_quality=True)
     residuals = np.array([quality["einthoven_residual_mv"] for quality in out["quality"]])
     assert np.median(residuals) <= 0.0021 and (residuals > 0.05).mean() < 0.005
-    assert np.mean([quality["limb_lead_swap"] for quality in out["quality"]]) < 0.02
+    assert np.mean([quality["limb_lead_reversal"] for quality in out["quality"]]) < 0.02
     reversed_leads = digital[:, [0, 2, 1, 4, 3, *range(5, 12)]].copy()
     reversed_leads[:, 0] *= -1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         out = MeritFeatureExtractor()(reversed_leads, sampling_rate=100, leads=LEADS, units="uV", return_quality=True)
-    assert np.mean([quality["limb_lead_swap"] for quality in out["quality"]]) > 0.8
+    assert np.mean([quality["limb_lead_reversal"] for quality in out["quality"]]) > 0.8
 
 
 # --- saving ---------------------------------------------------------------------------------------------------------
