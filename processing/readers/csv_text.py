@@ -66,7 +66,8 @@ def read(source: Source) -> EcgRecord:
     text = decode_text(source.data)
     if "\0" in text:
         raise EcgFormatError(f"{source.name} is not text: it holds zero bytes. Name its format with `format=`.")
-    notes = [] if text.endswith(("\n", "\r")) else ["the last line does not end: the file may be cut"]
+    line_end = "\n" if "\n" in text else "\r"
+    notes = [] if text.endswith(line_end) else ["the last line does not end: the file may be cut"]
     head, comments, body = _parts(source, text)
     facts = _facts(source, comments)
     if len(head) > 2 and any(_HERTZ.search(line[:200]) for line in head) or _apple_facts(head).get("sample rate"):
