@@ -116,8 +116,9 @@ def unpadded(signal: np.ndarray, rate: float) -> tuple[int, int]:
     Padding is a stretch at the start or the end during which every lead stands exactly still, or is NaN, for at least
     `PADDING_SAMPLES` and `PADDING_SECONDS` (several leads, all at one value) or `HELD_SECONDS` (a single lead, or each
     at its own value). An ECG without noise stands still between its beats, too: a stretch shorter than `PAUSE_SECONDS`
-    also has to last more than twice as long as any between two changes within the signal. One lead that is flat while
-    another moves is not padding, nor is a signal that stands still from its start to its end.
+    also has to last more than twice as long as any between two changes within the signal, one shorter than half a
+    second more than eight times. One lead that is flat while another moves is not padding, nor is a signal that stands
+    still from its start to its end.
 
     Args:
         signal (`np.ndarray` of shape `(leads, samples)`): Of any unit; NaN where a sample is missing.
@@ -150,7 +151,8 @@ def unpadded(signal: np.ndarray, rate: float) -> tuple[int, int]:
         values = values[values == values]
         equal = len(signal) > 1 and (values == values[:1]).all()
         enough = shortest if equal else max(PADDING_SAMPLES, HELD_SECONDS * rate)
-        return length >= enough and (length >= PAUSE_SECONDS * rate or length > 2 * longest)
+        times = 2 if length >= 0.5 * rate else 8
+        return length >= enough and (length >= PAUSE_SECONDS * rate or length > times * longest)
 
     if start >= stop:
         return 0, samples

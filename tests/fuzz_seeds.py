@@ -44,10 +44,10 @@ def scp_bodies() -> list[dict[int, bytes]]:
     return [simple, full, {**simple, 2: rows, 6: signal_section([b"\0" * 50] * 2, 1000, 2000, 0)}]
 
 
-def ishne() -> bytes:
-    """An ISHNE file of two leads."""
+def ishne(samples: np.ndarray = SIGNAL) -> bytes:
+    """An ISHNE file of the leads I and II at 500 Hz."""
     block = bytearray(512)
-    struct.pack_into("<iiii", block, 0, 0, SIGNAL.shape[1], 522, 522)
+    struct.pack_into("<iiii", block, 0, 0, samples.shape[1], 522, 522)
     struct.pack_into("<3h3h", block, 128 - 10 + 14, 1, 1, 1950, 1, 1, 2000)
     struct.pack_into("<h", block, 156 - 10, 2)
     struct.pack_into("<12h", block, 158 - 10, 5, 6, *[-9] * 10)
@@ -57,7 +57,7 @@ def ishne() -> bytes:
         b"ISHNE1.0"
         + struct.pack("<H", crc_hqx(bytes(block), 0xFFFF))
         + bytes(block)
-        + SIGNAL.T.astype("<i2").tobytes()
+        + samples.T.astype("<i2").tobytes()
     )
 
 

@@ -43,7 +43,7 @@ def test_the_undamaged_files_are_read_and_no_cut_one_is(fuzzers, name):
 
 @settings(max_examples=200, deadline=None)
 @given(st.sampled_from(BYTE_FORMATS), st.binary(max_size=300))
-def test_bytes_that_are_no_ecg_are_refused(name, data):
+def test_bytes_that_are_not_an_ecg_are_refused(name, data):
     for format in (name, None):
         with pytest.raises(EcgFormatError):
             read_ecg(data, format=format, **STATED.get(name, {}))

@@ -72,6 +72,8 @@ def _unpack_streams(source: Source, suffix: str, decoder: Callable[[], Any]) -> 
             at += len(piece) - len(stream.unused_data)
         if not any(data[at : at + _PIECE]):  # the end, or the zeros that some programs fill a block with
             return b"".join(pieces)
+        if source.head[:2] != data[at : at + 2]:
+            raise EcgFormatError(f"{source.name} is a damaged {suffix} file: something else follows its content.")
     raise EcgFormatError(f"{source.name} consists of more than {MAX_STREAMS} {suffix} streams. Unpack it first.")
 
 

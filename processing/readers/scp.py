@@ -17,7 +17,7 @@ from .scp_signal import add_reference_beats, beat_locations, bimodal_pieces, res
 from .source import Source
 
 _MAX_LEADS = 64
-_MAX_CODED_SAMPLES = 2**21  # some two seconds of decoding; a lead holds at most 65535 bytes
+_MAX_CODED_SAMPLES = 2**21  # some two seconds of decoding with a table of up to 7 lengths of code
 _AGE_UNITS = {1: 1.0, 2: 12.0, 3: 52.1775, 4: 365.25, 5: 8766.0}
 
 
@@ -46,8 +46,10 @@ def read(source: Source) -> EcgRecord:
         raise EcgFormatError("Expected at least one lead at any time, got a gap in section 3. The file is damaged.")
 
     tables = huffman_tables(sections.get(2))
-    if tables and sum(lengths) > _MAX_CODED_SAMPLES:
-        raise EcgFormatError(f"Expected at most {_MAX_CODED_SAMPLES} Huffman-coded samples, got {sum(lengths)}.")
+    if tables:
+        most = _MAX_CODED_SAMPLES // max(1, *(len(table.lengths) // 4 for table in tables))
+        if sum(lengths) > most:
+            raise EcgFormatError(f"Expected at most {most} Huffman-coded samples, got {sum(lengths)}.")
     rhythm = signal_section(sections, 6, len(names))
     subtracted = bool(flags & 1)
     reference, locations = rhythm, beat_locations(None)

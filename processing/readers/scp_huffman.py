@@ -8,6 +8,9 @@ import numpy as np
 from ..record import EcgFormatError
 
 _DEFAULT_TABLE_NUMBER = 19999
+_MAX_CODES = 2**16
+_MAX_BEAT_SAMPLES = 10_000
+_SPARE_SWITCHES = 100  # switches of the table that a lead may have beyond one for each sample
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ def huffman_tables(section: bytes | None) -> list[HuffmanTable] | None:
     tables, offset = [], 2
     for _ in range(n_tables):
         (n_codes,) = unpack("<H", section, offset, what)
+        if n_codes + sum(len(table.codes) for table in tables) > _MAX_CODES:
+            raise EcgFormatError(f"Expected at most {_MAX_CODES} Huffman codes, got more.")
         tables.append(HuffmanTable.from_rows(unpack_rows("<BBBhI", section, offset + 2, n_codes, what)))
         offset += 2 + 9 * n_codes
     if not tables:
@@ -111,6 +116,8 @@ def _huffman(data: bytes, count: int | None, tables: list[HuffmanTable], name: s
     bits = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}" if data else ""
     table, position = tables[0], 0
     values: list[int] = []
+    most = _MAX_BEAT_SAMPLES if count is None else count
+    switches = 0
     while len(values) != count and (count is not None or position < len(bits)):
         for length in table.lengths:
             entry = table.codes.get(bits[position : position + length])
@@ -126,6 +133,9 @@ def _huffman(data: bytes, count: int | None, tables: list[HuffmanTable], name: s
             if not 1 <= switch <= len(tables):
                 raise EcgFormatError(f"Expected a switch to one of {len(tables)} Huffman tables, got table {switch}.")
             table = tables[switch - 1]
+            switches += 1
+            if switches > most + _SPARE_SWITCHES:
+                raise EcgFormatError(f"Expected {count} samples in lead {name}, got {switches} switches of the table.")
             continue
         if n_literal:
             literal = bits[position : position + n_literal]
@@ -136,6 +146,8 @@ def _huffman(data: bytes, count: int | None, tables: list[HuffmanTable], name: s
                 )
             value = int(literal, 2) - (1 << n_literal if literal[0] == "1" else 0)
         values.append(value)
+        if len(values) > most:
+            raise EcgFormatError(f"Expected a beat of at most {most} samples in lead {name}, got more.")
     # The last byte is filled with bits, and the lead with a byte to an even length.
     if len(bits) - position > 15:
         raise EcgFormatError(
