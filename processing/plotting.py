@@ -126,7 +126,10 @@ def plot_ecg(
         for row, start, stop in cells:
             first, last = round(start * record.sampling_rate), round(stop * record.sampling_rate)
             seconds = np.arange(first, last) / record.sampling_rate
-            _draw_lead(axes, record.leads[row], LEFT + speed * seconds, baseline + heights[row, first:last], baseline)
+            left = LEFT + speed * first / record.sampling_rate
+            _draw_lead(
+                axes, record.leads[row], left, LEFT + speed * seconds, baseline + heights[row, first:last], baseline
+            )
             if start > 0:
                 axes.vlines(LEFT + speed * start, baseline - 2, baseline + 2, colors=INK, linewidths=0.6)
 
@@ -199,16 +202,16 @@ def _draw_grid(axes: "Axes", width: int, height: int) -> None:
             collection.set(antialiased=False, zorder=step / 10, gid=f"grid {step} mm")
 
 
-def _draw_lead(axes: "Axes", lead: str, x: np.ndarray, y: np.ndarray, baseline: float) -> None:
+def _draw_lead(axes: "Axes", lead: str, left: float, x: np.ndarray, y: np.ndarray, baseline: float) -> None:
     from matplotlib.patheffects import withStroke
 
     axes.plot(x, y, color=INK, linewidth=0.8, solid_joinstyle="round", gid=f"lead {lead}")
     halo = [withStroke(linewidth=2, foreground=PAPER)]
-    beside = y[(x < x[0] + 9) & np.isfinite(y)]
+    beside = y[(x < left + 9) & np.isfinite(y)]
     above = min(max(beside, default=baseline) + 1, baseline + MAX_SPACING / 2)  # the name does not hide the trace
-    axes.text(x[0] + 1, max(baseline + 7, above), lead, fontsize=9, fontweight="bold", color=INK, path_effects=halo)
+    axes.text(left + 1, max(baseline + 7, above), lead, fontsize=9, fontweight="bold", color=INK, path_effects=halo)
     if not np.isfinite(y).any():
-        axes.text(x[0] + 1, baseline, "no signal", fontsize=8, style="italic", color=INK, va="center")
+        axes.text(left + 1, baseline, "no signal", fontsize=8, style="italic", color=INK, va="center")
 
 
 __all__ = ["LAYOUTS", "plot_ecg"]

@@ -154,6 +154,13 @@ def test_any_length_is_drawn_to_scale_and_completely(duration: float, sampling_r
     assert max(part[0].max() for lead in parts.values() for part in lead) < width
 
 
+def test_fewer_samples_than_columns_are_drawn() -> None:
+    record = make_record(np.eye(12, 2), 500.0)
+    drawn = traces(plot_ecg(record))
+    assert set(drawn) == set(STANDARD_LEADS)
+    assert drawn["I"][0].shape[1] + sum(piece.shape[1] for lead in ("aVR", "V1", "V4") for piece in drawn[lead]) >= 2
+
+
 def test_gaps_stay_gaps_and_a_dead_lead_is_named() -> None:
     signal = steps()
     signal[0, 50:120] = np.nan

@@ -104,6 +104,9 @@ class TestTables:
     def test_a_last_line_without_end_is_noted(self):
         assert read_ecg(table(end="")).notes == ("the last line does not end: the file may be cut",)
 
+        assert read_ecg(table().replace(b"\n", b"\r\n")[:-1]).notes == read_ecg(table(end="")).notes
+        assert read_ecg(table().replace(b"\n", b"\r")).notes == ()
+
     def test_empty_cells_are_invalid_samples(self):
         record = read_ecg(table().replace(b",0.3,", b",,"))
         np.testing.assert_array_equal(np.isnan(record.signal), [[0, 0, 1, 0, 0], [0] * 5])

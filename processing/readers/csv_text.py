@@ -66,7 +66,8 @@ def read(source: Source) -> EcgRecord:
     text = decode_text(source.data)
     if "\0" in text:
         raise EcgFormatError(f"{source.name} is not text: it holds zero bytes. Name its format with `format=`.")
-    notes = [] if text.endswith(("\n", "\r")) else ["the last line does not end: the file may be cut"]
+    line_end = "\n" if "\n" in text else "\r"
+    notes = [] if text.endswith(line_end) else ["the last line does not end: the file may be cut"]
     head, comments, body = _parts(source, text)
     facts = _facts(source, comments)
     if len(head) > 2 and any(_HERTZ.search(line[:200]) for line in head) or _apple_facts(head).get("sample rate"):
@@ -353,11 +354,12 @@ def _rate_of_times(
     if n < 2 or not np.isfinite(times).all() or times[-1] <= times[0]:
         raise EcgFormatError(f"{source.name}: expected at least two rising times in the time column.")
     index = np.arange(n) - (n - 1) / 2
-    period = float(index @ (times - times.mean()) / (index @ index))
-    steps, errors = np.diff(times), times - times.mean() - period * index
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        period = float(index @ (times - times.mean()) / (index @ index))
+        steps, errors = np.diff(times), times - times.mean() - period * index
     even = max(1.01 * step, 0.3 * abs(period)) + 1e-5 * (times[-1] - times[0])
     # Rounded times jitter by less than a printed step; a lost or repeated sample is a whole period.
-    if period <= 0 or np.abs(steps - period).max() > 0.5 * period + step or np.abs(errors).max() > even:
+    if not 0 < period < np.inf or np.abs(steps - period).max() > 0.5 * period + step or np.abs(errors).max() > even:
         raise EcgFormatError(
             f"{source.name}: the time column has gaps or jumps. Resample it evenly, or split it at the gaps."
         )

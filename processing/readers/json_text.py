@@ -62,5 +62,5 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _are_numbers(signal: Any) -> bool:
     """Whether a value is a list of lists of numbers and nulls; text and truth values would be converted in silence."""
-    rows = signal if isinstance(signal, list) else [signal]
+    rows = signal if isinstance(signal, list) and any(isinstance(row, list) for row in signal) else [signal]
     return all(isinstance(row, list) and {type(value) for value in row} <= {int, float, type(None)} for row in rows)
