@@ -22,6 +22,7 @@ from modeling_merit.processing.benchmark.options import option_parser
 from modeling_merit.processing.benchmark.prompts import LANGUAGES, load_prompts, read_prompt_file
 from modeling_merit.processing.benchmark.results import provenance
 from modeling_merit.processing.benchmark.tasks import load_task
+from modeling_merit.processing.data import PtbXlError
 from modeling_merit.processing.inference import embed_prompts, find_checkpoint, score_embeddings
 from modeling_merit.processing.probing.embeddings import embed_signals, load_extractor, weights_fingerprint
 
@@ -70,7 +71,10 @@ def main():
     processor = AutoProcessor.from_pretrained(args.model)
     model = AutoModel.from_pretrained(args.model, dtype=torch.float32).to(args.device).eval()
 
-    views, tables, fingerprint = load_signals(args.data_dir, ("validation", "test"))
+    try:
+        views, tables, fingerprint = load_signals(args.data_dir, ("validation", "test"))
+    except PtbXlError as error:
+        parser.error(str(error))
     embeds = {
         split: embed_signals(model.get_ecg_features, view, extractor.normalize, args.batch_size, args.device, split)
         for split, view in views.items()

@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from modeling_merit.processing.benchmark.label_sets import class_names
 from modeling_merit.processing.benchmark.prompts import (
+    LABEL_SETS,
     average_prompts,
+    check_prompts,
     flatten_prompts,
     load_prompts,
     read_prompt_file,
 )
+from modeling_merit.processing.data import normalize_report
 
 TASKS = ("all", "diagnostic", "superclass", "subclass", "form", "rhythm", "cpsc2018", "csn")
 
@@ -62,6 +67,40 @@ def test_prompt_files(tmp_path: Path):
     path.write_text(json.dumps({"NST": 3}))
     with pytest.raises(ValueError, match="JSON object"):
         read_prompt_file(path, ["NST_"])
+
+
+def test_a_prompt_file_alone_says_its_classes(tmp_path):
+    path = tmp_path / "prompts.json"
+    path.write_text('{"b": "B", "a": ["A", "aa"]}', encoding="utf-8-sig")
+    assert list(read_prompt_file(path).items()) == [("b", ["b"]), ("a", ["a", "aa"])]
+    path.write_text('{"a": "x", "a": "y"}')
+    with pytest.raises(ValueError, match="'a' is there more than once"):
+        read_prompt_file(path)
+
+
+@pytest.mark.parametrize("task", LABEL_SETS)
+def test_own_prompts_have_a_meaning_to_the_published_model(task):
+    tokenizer = AutoTokenizer.from_pretrained(Path(__file__).parent.parent / "hub_cards" / "merit-ecg")
+    for languages in (("en", "de"), ("de",)):
+        prompts = load_prompts(task, languages)
+        normalized = {name: [normalize_report(text) for text in texts] for name, texts in prompts.items()}
+        assert not [note for note in check_prompts(normalized, tokenizer) if "64 tokens" in note]
+
+
+def test_notes_are_short(tiny_tokenizer):
+    prompts = {str(i): [f"{i} {'sinus ' * 70}", f"{i} ☤"] for i in range(300)}
+    notes = check_prompts(prompts, tiny_tokenizer)
+    assert [note.split(" texts have ")[0] for note in notes] == ["300 of 600", "300 of 600"]
+    assert all(len(note) < 400 for note in notes)
+
+
+def test_a_tokenizer_without_an_unknown_token_and_without_a_limit():
+    letters = Tokenizer(models.BPE({"[PAD]": 0, "a": 1, "b": 2}, []))  # leaves out what it does not know
+    letters.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, pad_token="[PAD]")
+    assert check_prompts({"a": ["a " * 1000], "b": ["b"]}, tokenizer) == []
+    with pytest.raises(ValueError, match="of which it knows none"):
+        check_prompts({"a": ["?"], "b": ["b"]}, tokenizer)
 
 
 @pytest.mark.real_data

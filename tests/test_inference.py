@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from modeling_merit.processing import EcgRecord
-from modeling_merit.processing.benchmark.prompts import average_prompts, flatten_prompts, load_prompts
+from modeling_merit.processing.benchmark.prompts import SCORE_MEANING, average_prompts, flatten_prompts, load_prompts
 from modeling_merit.processing.data import normalize_report
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.inference import (
@@ -250,3 +250,34 @@ def test_masked_samples_and_dropped_leads(loaded, ecgs):
     with pytest.warns(UserWarning, match="dropped: X"):
         embedding = embed_ecgs(*loaded, record)
     assert embedding.isfinite().all() and not torch.equal(embedding, embed_ecgs(*loaded, ecgs[0]))
+
+
+@pytest.mark.slow
+class TestExamples:
+    def run(self, *arguments) -> subprocess.CompletedProcess:
+        root = Path(__file__).resolve().parent.parent
+        command = [sys.executable, str(root / "examples" / arguments[0]), *map(str, arguments[1:])]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+    def test_quickstart(self, tmp_path):
+        plot = tmp_path / "ecg.png"
+        done = self.run("quickstart.py", "--model", CHECKPOINT, "--plot", plot)
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.strip().splitlines()
+        assert lines[2].startswith("left bundle branch block") and lines[-3] == SCORE_MEANING
+        assert plot.read_bytes().startswith(b"\x89PNG")
+        alone = self.run("quickstart.py", "--model", CHECKPOINT, "--prompts", "vorhofflimmern", "--plot", plot)
+        assert alone.returncode == 2 and "at least two prompts" in alone.stderr
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("quickstart.py", "--model", "/absent/model"), "There is no folder '/absent/model'"),
+            (("zero_shot.py", "--model", "/absent/model", "--data_dir", "d", "--run", "a"), "There is no folder"),
+            (("zero_shot.py", "--model", CHECKPOINT, "--data_dir", "/absent", "--run", "a"), "ptbxl_database.csv"),
+        ],
+    )
+    def test_a_wrong_folder_is_one_line(self, arguments, message):
+        done = self.run(*arguments)
+        assert done.returncode == 2 and message in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr and "Retrying" not in done.stderr

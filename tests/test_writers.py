@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_merit.processing.readers import EcgFormatError, EcgRecord, read_ecg
-from modeling_merit.processing.writers import WRITERS, write_ecg
+from modeling_merit.processing.writers import WRITERS, placed, write_ecg
 
 TOLERANCE_MV = {".edf": 1e-3, ".hea": 1e-3, ".npz": 0, ".json": 1e-6, ".csv": 1e-6}
 
@@ -34,6 +34,37 @@ def test_what_is_written_can_be_read(tmp_path_factory, suffix, record):
     np.testing.assert_allclose(back.signal, record.signal, rtol=1e-6, atol=TOLERANCE_MV[suffix])
     if suffix in (".npz", ".json"):
         assert (back.age, back.sex) == (record.age, record.sex)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_files_are_replaced_or_refused(tmp_path, suffix):
+    first, second = (EcgRecord(np.full((1, 500), value), 500, ("I",), age=age) for value, age in ((0.5, 40), (1, 50)))
+    path = tmp_path / f"ecg{suffix.upper()}"
+    written = write_ecg(first, path)
+    np.testing.assert_allclose(read_ecg(written).signal, first.signal, atol=1e-3)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match="exists already"):
+        write_ecg(second, path, overwrite=False)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    np.testing.assert_allclose(read_ecg(write_ecg(second, path)).signal, second.signal, atol=1e-3)
+    assert {file.name for file in tmp_path.iterdir()} == before.keys()
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        write_ecg(first, tmp_path / "absent" / f"ecg{suffix}")
+
+
+def test_what_comes_into_being_meanwhile_is_not_replaced(tmp_path):
+    with pytest.raises(FileExistsError), placed([tmp_path / "a.txt"]) as (path,):
+        path.write_text("new")
+        (tmp_path / "a.txt").write_text("of another program")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("a.txt", "of another program")]
+
+
+@pytest.mark.parametrize("gain", [-200.0, 0.0, None, float("nan"), float("inf"), -float("inf")])
+def test_odd_gains_keep_signal_and_polarity(tmp_path, gain):
+    record = EcgRecord(np.linspace(-1, 3, 500)[None], 500, ("I",), gain=gain)
+    back = read_ecg(write_ecg(record, tmp_path / "ecg.hea"))
+    np.testing.assert_allclose(back.signal, record.signal, atol=0.0026)
+    assert back.gain == (200 if gain == -200 else 1000)
 
 
 class TestJson:

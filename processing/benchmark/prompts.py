@@ -22,7 +22,7 @@ LABEL_SETS = ("superclass", "subclass", "form", "rhythm", "diagnostic", "all", "
 
 SCORE_MEANING = (
     "A score is how much nearer (in cosine similarity) the ECG is to a prompt than to the prompts on average. It is "
-    "not a probability, and it changes with the prompts compared."
+    "not a probability; it changes with the prompts compared, and those of different prompts have no common scale."
 )
 """Stands wherever scores are shown."""
 
