@@ -61,7 +61,8 @@ def huffman_tables(section: bytes | None) -> list[HuffmanTable] | None:
     (n_tables,) = unpack("<H", section, 0, what)
     if n_tables == _DEFAULT_TABLE_NUMBER:
         return [DEFAULT_TABLE]
-    tables, offset = [], 2
+    tables: list[HuffmanTable] = []
+    offset = 2
     for _ in range(n_tables):
         (n_codes,) = unpack("<H", section, offset, what)
         if n_codes + sum(len(table.codes) for table in tables) > _MAX_CODES:
