@@ -4,6 +4,7 @@ import os
 import struct
 from binascii import crc_hqx
 from collections.abc import Callable
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -95,6 +96,7 @@ def _csv() -> list[bytes]:
     return [f"time [s],I [mV],II [mV]\n{rows}".encode(), apple.encode()]
 
 
+@lru_cache
 def small_seeds() -> dict[str, list[Seed]]:
     """Small valid files of every format, by format."""
     item = group(SIGNAL, [channel("I"), channel("II", "mV", 0.0025)], padding=-32768)

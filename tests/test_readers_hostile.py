@@ -119,8 +119,11 @@ def scp_with_long_codes() -> bytes:
     """Samples that take all of 32 looks into the table."""
     rows = [(k, k, 1, 5, 2**k - 1) for k in range(1, 32)] + [(32, 32, 1, 7, 0)]
     table = struct.pack("<HH", 1, len(rows)) + b"".join(struct.pack("<BBBhI", *row) for row in rows)
-    spans = [(1, 16_000, code) for code in range(1, 31)]
-    return scp_file({2: table, 3: lead_section(spans), 6: signal_section([b"\0" * 64_000] * 30, 1000, 2000, 0)})
+    codes = [*range(1, 15), 16, 17, 18]
+    spans = [(1, 16_000, code) for code in codes]
+    return scp_file(
+        {2: table, 3: lead_section(spans), 6: signal_section([b"\0" * 64_000] * len(codes), 1000, 2000, 0)}
+    )
 
 
 SMALL = np.zeros((1, 1000, 12), np.float32)
@@ -130,6 +133,7 @@ FILES = {
     "xz": lambda: lzma.compress(MASS, preset=0),
     "zip": lambda: zipped({"a.csv": MASS}),
     "zip of many": lambda: zipped({str(i): b"" for i in range(5000)}),
+    "gzip text": lambda: gzip.compress(b"I,II\n" + b"0.1,0.2\n" * 1_100_000, 1),
     "gzip streams": lambda: gzip.compress(b"") * 20_000,
     "zip by bzip2": lambda: zipped({"a.csv": MASS}, zipfile.ZIP_BZIP2),
     "zip by lzma": lambda: zipped({"a.csv": MASS}, zipfile.ZIP_LZMA),
@@ -185,7 +189,7 @@ def test_what_is_packed_as_recordings_are_is_read():
         with h5py.File(file, "w") as content:
             content.create_dataset("tracings", data=signal.T[None], chunks=(1, 3000, 5), **how)
         np.testing.assert_allclose(read_ecg(file.getvalue(), **facts).signal, signal / 1000, rtol=1e-6)
-    assert most_unpacked(100) == 2**24 + 400 and most_unpacked(10**10) == 2**28
+    assert most_unpacked(100) == 2**23 + 400 and most_unpacked(10**10) == 2**28
 
 
 def test_a_damaged_piece_of_hdf5_is_refused():

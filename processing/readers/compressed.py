@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ..record import EcgFormatError
-from .source import Source
+from .source import HEAD_BYTES, Source
 
 _STREAMS: dict[bytes, tuple[str, Callable[[], Any]]] = {
     b"\x1f\x8b": (".gz", lambda: zlib.decompressobj(wbits=31)),
@@ -33,8 +33,9 @@ def unpack(source: Source) -> Source:
     NumPy archives (`.npz`) are a format of their own and stay as they are.
 
     Raises:
-        EcgFormatError: If the file is damaged or cut short, unpacks to more than `Source.most_unpacked` bytes, or is
-            an archive of several files.
+        EcgFormatError: If the file is damaged or cut short, unpacks to more than `Source.most_unpacked` bytes, to
+            text of more than 8 MiB and its own size, whose numbers take long to read, or is an archive of several
+            files.
     """
     head = source.head
     if head.startswith(_ZIP) and b".npy" not in head[30:128]:
@@ -48,6 +49,11 @@ def unpack(source: Source) -> Source:
         content = _unpack_streams(source, suffix, decoder)
     if content.startswith((*_STREAMS, _ZIP)) and b".npy" not in content[30:128]:
         raise EcgFormatError(f"{source.name} is compressed more than once. Unpack it first.")
+    most_text = 2**23 + source.size
+    if len(content) > most_text and b"\0" not in content[:HEAD_BYTES]:
+        raise EcgFormatError(
+            f"{source.name} unpacks to {len(content)} bytes of text, expected at most {most_text}. Unpack it first."
+        )
     return replace(source, name=name or "ECG", path=None, content=content, packed=source.path)
 
 

@@ -205,11 +205,11 @@ class Source:
 
 
 def most_unpacked(size: int) -> int:
-    """Return how many bytes the content of a packed file of `size` bytes may have: 16 MiB and four times its size.
+    """Return how many bytes the content of a packed file of `size` bytes may have: 8 MiB and four times its size.
 
     Recordings are packed to a half or a tenth; what unpacks to a thousandfold is made to exhaust the memory.
     """
-    return min(MAX_FILE_BYTES, 2**24 + 4 * size)
+    return min(MAX_FILE_BYTES, 2**23 + 4 * size)
 
 
 def _listed(names: Sequence[str]) -> str:
