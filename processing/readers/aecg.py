@@ -61,11 +61,10 @@ def read(source: Source) -> EcgRecord:
     if len(all_series) > 1 or len(sets) > 1:
         notes += (f"The first of {len(all_series)} rhythm series with {len(sets)} sequence sets was read.",)
     age, sex = _subject(root, start)
-    return EcgRecord(
+    return source.record(
         signal=signal,
         sampling_rate=rate,
         leads=tuple(rows.values()),
-        record_id=source.record_id,
         start_time=start or time_of(_value(series, "effectiveTime/low"), *_TIMES),
         age=age,
         sex=sex,
@@ -73,7 +72,6 @@ def read(source: Source) -> EcgRecord:
         unit=unit,
         gain=1 / (number_of(step, "the scale") * millivolts_per(unit)) if len(scales) == 1 else None,
         filters=_filters(series),
-        source=str(source.path) if source.path else None,
         notes=notes,
     )
 

@@ -49,7 +49,7 @@ def record_of_arrays(arrays: Mapping[str, np.ndarray], source: Source) -> EcgRec
     chosen = source.choose_leads([str(name) for name in named])
     unit = str(arrays["units"]) if "units" in arrays else str(source.units)
     rate = _number(arrays["sampling_rate"], source.name) if "sampling_rate" in arrays else source.sampling_rate
-    return EcgRecord(
+    return source.record(
         to_millivolts(signal, list(chosen), millivolts_per(unit)),
         float(rate or 0),
         tuple(chosen.values()),
@@ -57,7 +57,6 @@ def record_of_arrays(arrays: Mapping[str, np.ndarray], source: Source) -> EcgRec
         age=age_of(str(arrays["age"])) if "age" in arrays and arrays["age"].size == 1 else None,
         sex=sex_of(str(arrays["sex"])) if "sex" in arrays and arrays["sex"].size == 1 else None,
         unit=unit,
-        source=str(source.path) if source.path else None,
     )
 
 

@@ -235,14 +235,13 @@ def _record(
             row[:] = rows[i] * millivolts_per(unit, names[i])
     left_out = [printable(names[i], 40) for i in range(len(names)) if i not in chosen]
     notes += [f"left out: {', '.join(left_out)}"] if left_out else []
-    return EcgRecord(
+    return source.record(
         signal,
         rate,
         tuple(chosen.values()),
         record_id=Path(source.name).stem,
         device=device,
         unit=stated[0],
-        source=str(source.path) if source.path else None,
         notes=tuple(notes),
     )
 

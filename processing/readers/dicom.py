@@ -123,18 +123,16 @@ def _record(dataset: Dataset, source: Source) -> EcgRecord:
     start_time = time_of(re.sub(r"[+-]\d{4}$", "", when.strip()), *_TIMES)
     years = re.fullmatch(r"(\d{3})Y", str(dataset.get("PatientAge") or ""))
     birth = time_of(str(dataset.get("PatientBirthDate") or ""), "%Y%m%d")
-    return EcgRecord(
+    return source.record(
         signal=full,
         sampling_rate=rate,
         leads=tuple(rows.values()),
-        record_id=source.record_id,
         start_time=start_time,
         age=age_of(years[1]) if years else age_at(birth, start_time),
         sex=sex_of(str(dataset.get("PatientSex") or "")),
         device=f"{dataset.get('Manufacturer') or ''} {dataset.get('ManufacturerModelName') or ''}".strip() or None,
         unit=units[0],
         gain=gains[0] if len(set(gains)) == 1 else None,
-        source=str(source.path) if source.path else None,
         notes=tuple(dict.fromkeys(notes)),
     )
 

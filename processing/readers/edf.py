@@ -8,13 +8,13 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import edfio
 import numpy as np
 
-from ..record import EcgFormatError, EcgRecord, Recording, check_size
+from ..record import EcgFormatError, EcgRecord, Recording, check_size, later
 from ..resampling import resample_invalid, resample_with_gaps
 from ..signal_quality import no_value
 from ..units import MILLIVOLTS_PER_UNIT
@@ -107,19 +107,17 @@ def open_recording(source: Source) -> Recording:
             else:
                 marks[:] = marked
             row[:] = piece
-        return EcgRecord(
+        return source.record(
             signal,
             rate,
             tuple(chosen.values()),
-            record_id=source.record_id,
-            start_time=start_time and start_time + timedelta(seconds=start / rate),
+            start_time=later(start_time, start / rate),
             age=age,
             sex=sex,
             device=device,
             unit=units[next(iter(chosen))],
             gain=next(iter(gains)) if len(gains) == 1 else None,
             filters="; ".join(sorted({filters[i] for i in chosen} - {""})) or None,
-            source=str(source.path) if source.path else None,
             notes=(*(note for note in notes if note), *missing_notes(chosen.values(), missing)),
         )
 

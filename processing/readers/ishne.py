@@ -8,11 +8,11 @@ with NumPy 2.
 
 import struct
 from binascii import crc_hqx
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 
-from ..record import MAX_SAMPLING_RATE, EcgFormatError, EcgRecord, Recording, check_size
+from ..record import MAX_SAMPLING_RATE, EcgFormatError, EcgRecord, Recording, check_size, later
 from ..signal_quality import no_value
 from .arrays import missing_notes
 from .fields import age_at
@@ -93,18 +93,16 @@ def open_recording(source: Source) -> Recording:
         signal = (digital * millivolts[:, None]).astype(np.float32)
         missing = no_value(digital)
         signal[missing] = np.nan
-        return EcgRecord(
+        return source.record(
             signal,
             rate,
-            tuple(chosen.values()),
-            record_id=source.record_id,
-            start_time=start_time and start_time + timedelta(seconds=start / rate),
-            age=age,
-            sex={1: "male", 2: "female"}.get(sex),
-            device=device or None,
+            chosen.values(),
             unit="nV",
             gain=1 / millivolts[0] if len(set(millivolts)) == 1 else None,
-            source=str(source.path) if source.path else None,
+            device=device or None,
+            start_time=later(start_time, start / rate),
+            age=age,
+            sex={1: "male", 2: "female"}.get(sex),
             notes=missing_notes(chosen.values(), missing),
         )
 

@@ -191,7 +191,7 @@ def _record(
         raise EcgFormatError(f"{source.name}: expected {len(leads)} leads, got a signal of shape {signal.shape}.")
     check_size(n_leads, n_samples, source.name)
     chosen = source.choose_leads(list(leads) if leads else [f"row {i}" for i in range(n_leads)])
-    return EcgRecord(
+    return source.record(
         to_millivolts(signal, list(chosen), millivolts_per(unit)),
         rate,
         tuple(chosen.values()),
@@ -199,6 +199,5 @@ def _record(
         age=age,
         sex=sex,
         unit=unit,
-        source=str(source.path) if source.path else None,
         notes=notes,
     )

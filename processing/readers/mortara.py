@@ -42,11 +42,10 @@ def read(source: Source) -> EcgRecord:
     device = root.find("SOURCE")
     device = Element("SOURCE") if device is None else device
     subject = root.find("SUBJECT")
-    return EcgRecord(
+    return source.record(
         signal=np.stack([_samples(channels[i], n_samples) for i in rows]),
         sampling_rate=rates.pop(),
         leads=tuple(rows.values()),
-        record_id=source.record_id,
         start_time=time_of(root.get("ACQUISITION_TIME"), "%Y%m%d%H%M%S"),
         age=age_of(root.get("AGE")) if root.get("AGE_UNITS", "Y").upper() in ("Y", "YEARS") else None,
         sex=None if subject is None else sex_of(subject.get("GENDER")),
@@ -54,7 +53,6 @@ def read(source: Source) -> EcgRecord:
         unit="mV",
         gain=gains.pop() if len(gains) == 1 else None,
         filters=f"low-pass {device.get('LOW_PASS_FILTER')} Hz" if device.get("LOW_PASS_FILTER") else None,
-        source=str(source.path) if source.path else None,
     )
 
 

@@ -67,11 +67,10 @@ def read(source: Source) -> EcgRecord:
     test = Element("TestDemographics") if test is None else test
     when = f"{test.findtext('AcquisitionDate')} {test.findtext('AcquisitionTime')}"
     in_years = root.findtext("PatientDemographics/AgeUnits", "YEARS").strip().upper() == "YEARS"
-    return EcgRecord(
+    return source.record(
         signal=np.stack(list(signals.values())),
         sampling_rate=rate,
         leads=tuple(signals),
-        record_id=source.record_id,
         start_time=time_of(when, "%m-%d-%Y %H:%M:%S"),
         age=age_of(root.findtext("PatientDemographics/PatientAge")) if in_years else None,
         sex=sex_of(root.findtext("PatientDemographics/Gender")),
@@ -79,7 +78,6 @@ def read(source: Source) -> EcgRecord:
         unit="uV",
         gain=1 / steps.pop() if len(steps) == 1 else None,
         filters=_filters(rhythm),
-        source=str(source.path) if source.path else None,
         notes=tuple(notes),
     )
 

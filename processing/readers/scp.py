@@ -86,14 +86,12 @@ def read(source: Source) -> EcgRecord:
         )
     if np.isnan(signal).any():
         notes.append("Leads were recorded one after the other; samples outside their time are NaN.")
-    return EcgRecord(
+    return source.record(
         signal=signal,
         sampling_rate=float(f"{1e6 / interval:.12g}"),
         leads=tuple(rows.values()),
-        record_id=source.record_id,
         unit="nV",
         gain=1 / rhythm.millivolts,
-        source=str(source.path) if source.path else None,
         notes=tuple(notes),
         **_header(sections.get(1, b"")),
     )

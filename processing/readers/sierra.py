@@ -64,11 +64,10 @@ def read(source: Source) -> EcgRecord:
             time_of(patient.findtext("age/dateofbirth"), "%Y-%m-%d"), when
         )
         sex = sex_of(patient.findtext("sex"))
-    return EcgRecord(
+    return source.record(
         signal=signal,
         sampling_rate=rate,
         leads=tuple(rows.values()),
-        record_id=source.record_id,
         start_time=when,
         age=age,
         sex=sex,
@@ -76,7 +75,6 @@ def read(source: Source) -> EcgRecord:
         unit="uV",
         gain=1000 / microvolts,
         filters=_filters(root),
-        source=str(source.path) if source.path else None,
         notes=notes,
     )
 

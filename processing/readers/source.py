@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from .. import units
 from ..leads import canonical_lead, undecided_sites
-from ..record import EcgFormatError
+from ..record import EcgFormatError, EcgRecord
 from ..units import MILLIVOLTS_PER_UNIT
 
 MAX_FILE_BYTES = 2**28
@@ -86,6 +89,18 @@ class Source:
     def record_id(self) -> str | None:
         """Name of the file without its extension; `None` for bytes, whose name says nothing."""
         return self.path.stem if self.path else None
+
+    def record(self, signal: np.ndarray, sampling_rate: float, leads: Iterable[str], **facts: Any) -> EcgRecord:
+        """Return the `EcgRecord` of what was read; its name and source are those of the file unless stated.
+
+        Args:
+            signal (`np.ndarray` of shape `(leads, samples)`): In mV.
+            sampling_rate (`float`): Hz.
+            leads (iterable of `str`): Names of the rows.
+            facts: Further fields of `EcgRecord`.
+        """
+        file = {"record_id": self.record_id, "source": str(self.path) if self.path else None}
+        return EcgRecord(signal, sampling_rate, tuple(leads), **file | facts)
 
     @cached_property
     def size(self) -> int:
