@@ -276,8 +276,8 @@ class TestNumpy:
     def test_sex_in_words(self, sex):
         assert read_ecg(npz(sex=sex)).sex == {"m": "male", "f": "female"}[sex[0].lower()]
 
-    def test_control_characters_in_the_record_id_stay_data(self):
-        assert read_ecg(npz(record_id="\x1b[2J\n../x")).record_id == "\x1b[2J\n../x"
+    def test_control_characters_in_the_record_id_are_escaped(self):
+        assert read_ecg(npz(record_id="\x1b[2J\n../x")).record_id == "\\x1b[2J\\n../x"
 
     @pytest.mark.parametrize(
         "value", ["", "x", np.nan, np.inf, [500, 500], [], 1j, b"500", "\x85", -1, 0, 10**18, True]
