@@ -182,7 +182,7 @@ def no_value(digital: np.ndarray) -> np.ndarray:
 
     Example:
 
-    >>> no_value(np.array([[-32768, 120, 80, 29999], [-32768, -32000, 0, 32767]])).tolist()
+    >>> no_value(np.array([[-32768, 120, 80, 29999], [-32768, -32000, 5000, 32767]])).tolist()
     [[True, False, False, True], [False, False, False, False]]
     """
     marked = np.zeros(digital.shape, dtype=bool)

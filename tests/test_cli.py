@@ -83,7 +83,7 @@ class TestInspect:
     def test_flags_and_warnings_are_shown(self, tmp_path, capsys):
         signal = np.random.default_rng(0).normal(size=(2, 1000))
         signal[1] = 0
-        signal[0, :100] = np.nan
+        signal[0, 200:300] = np.nan
         path = write_wfdb(EcgRecord(signal * 1000, 100, ("I", "V1")), tmp_path)
         assert main(["inspect", str(path), "--json"]) == 0
         summary = json.loads(capsys.readouterr().out)
