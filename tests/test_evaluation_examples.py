@@ -148,7 +148,7 @@ def test_a_missing_model_is_one_line_after_one_question(stand_ins, monkeypatch, 
 
     monkeypatch.setattr(HfApi, "model_info", model_info)
     text = fail(monkeypatch, capsys, script, *(argument.format("runs/absent") for argument in arguments))
-    assert "got 'runs/absent': there is no such folder, and the Hub did not answer" in text
+    assert "There is no folder 'runs/absent', and the Hub did not answer" in text
     assert asked == [("runs/absent", {"timeout": 10})]
     text = fail(monkeypatch, capsys, script, *(argument.format("d") for argument in arguments))
     assert "Expected a model in 'd', got a folder without config.json" in text and len(asked) == 1
@@ -160,7 +160,7 @@ def test_a_missing_data_set_is_one_line(monkeypatch, capsys, tmp_path):
 
     monkeypatch.setattr(HfApi, "dataset_info", dataset_info)
     text = fail(monkeypatch, capsys, "pretrain.py", "--dataset", "nobody/nothing", "--output_dir", tmp_path)
-    assert "Expected a data set folder or the id of a data set on the Hub, got 'nobody/nothing'" in text
+    assert "There is no folder 'nobody/nothing', and the Hub did not answer for a data set of that name" in text
 
 
 def rows_of(work, name, **wanted):

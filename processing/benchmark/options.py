@@ -75,8 +75,8 @@ def dataset_source(name: str) -> str:
 
 def _neither(kind: str, name: str, error: Exception) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(
-        f"Expected a {kind} folder or the id of a {kind} on the Hub, got {name[:200]!r}: there is no such folder, and "
-        f"the Hub did not answer for it ({type(error).__name__}). Check the path; for the Hub, the id and the network."
+        f"There is no folder {name[:200]!r}, and the Hub did not answer for a {kind} of that name "
+        f"({type(error).__name__}). Check the path; for the Hub, the id and the network."
     )
 
 
