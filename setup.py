@@ -8,7 +8,7 @@ from setuptools import setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "modeling_merit/__init__.py").read_text("utf-8"), re.M)[1]
 
-PACKAGES = ("readers", "writers", "data", "metrics", "benchmark", "probing", "training")
+PACKAGES = ("readers", "writers", "data", "metrics", "benchmark", "commands", "probing", "training")
 
 EXTRAS = {
     "plot": ["matplotlib>=3.8,<4"],

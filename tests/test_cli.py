@@ -309,7 +309,7 @@ class TestTerminal:
     def test_every_text_of_a_record(self, tmp_path, capsys, monkeypatch):
         texts = {name: name + ESCAPES for name in ("record_id", "device", "filters", "sex", "unit")}
         record = EcgRecord(np.ones((1, 1000)), 100, ("I",), notes=("note" + ESCAPES,), **texts)
-        monkeypatch.setattr("modeling_merit.processing.cli.read_ecg", lambda *args, **facts: record)
+        monkeypatch.setattr("modeling_merit.processing.commands.inspect.read_ecg", lambda *args, **facts: record)
         assert main(["inspect", self.archive(tmp_path)]) == 0
         text = self.clean(capsys)
         assert all(rf"{name}\x1b[2J" in text for name in (*texts, "note"))
@@ -372,14 +372,15 @@ class TestTerminal:
     def test_json_of_odd_numbers(self, tmp_path, capsys, age, monkeypatch):
         signal = np.array([[3e38, -3e38] * 500], np.float32)
         record = EcgRecord(signal, 100, ("I",), age=age, gain=age)
-        monkeypatch.setattr("modeling_merit.processing.cli.read_ecg", lambda *args, **facts: record)
+        monkeypatch.setattr("modeling_merit.processing.commands.inspect.read_ecg", lambda *args, **facts: record)
         assert main(["inspect", self.archive(tmp_path), "--json"]) == 0
         summary = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
         assert (summary["age"], summary["gain"]) == (None, None)
         assert summary["peak_to_peak_mv"]["I"] == pytest.approx(6e38)
         for name in ("o.json", "o.npz", "o.hea"):
             small = EcgRecord(np.ones((1, 1000)), 100, ("I",), age=age, gain=age)
-            monkeypatch.setattr("modeling_merit.processing.cli.read_ecg", lambda *args, **facts: small)  # noqa: B023
+            reader = "modeling_merit.processing.commands.convert.read_ecg"
+            monkeypatch.setattr(reader, lambda *args, small=small, **facts: small)
             assert main(["convert", "x", str(tmp_path / name)]) == 0
             assert read_ecg(tmp_path / name).age is None
 

@@ -22,6 +22,7 @@ LAYERS = (
     r"processing\.probing(\..+)?",
     r"processing\.training(\..+)?",
     r"processing\.inference",
+    r"processing\.commands(\..+)?",
     r"processing\.cli",
 )
 TRAVELS = r"modeling_merit\.\w+_merit\w*|processing\.(\w+_merit|leads|units|resampling|signal_quality)"

@@ -21,7 +21,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from modeling_merit.processing.benchmark.prompts import load_prompts
-from modeling_merit.processing.cli import REFUSALS
+from modeling_merit.processing.commands.common import REFUSALS
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.inference import (
     embed_ecgs,

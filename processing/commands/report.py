@@ -1,0 +1,34 @@
+"""Write a report of every file."""
+
+import argparse
+from types import SimpleNamespace
+
+from ..inference import generate_reports, load_checkpoint
+from ..inspection import printable
+from ..record import DISCLAIMER
+from .common import each_ecg, list_failures, print_json
+
+
+def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
+    """Add the command to the parser."""
+    command = commands.add_parser("report", parents=[shared.model], help="write a report of each file")
+    command.add_argument("--language", default="English", help="of the report, as the model was taught it")
+    command.add_argument("--prompt", help="what the model is asked, with {ecg} in the place of the ECG")
+    command.add_argument("--max-new-tokens", type=int, default=128)
+    command.add_argument("--json", action="store_true", help="print one JSON object per file")
+    command.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    model, processor = load_checkpoint(args.model, "AutoModelForMultimodalLM", args.truncate)
+    options = {"prompt": args.prompt, "language": args.language, "max_new_tokens": args.max_new_tokens}
+    failures: list[str] = []
+    for file, ecg in each_ecg(args, processor, failures):
+        (text,) = generate_reports(model, processor, ecg, **options)
+        if args.json:
+            print_json({"file": file, "report": text, "disclaimer": DISCLAIMER})
+        else:
+            print("\n  ".join(printable(line) for line in (file, *text.splitlines())))
+    if not args.json:
+        print(DISCLAIMER)
+    return list_failures(failures)
