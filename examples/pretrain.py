@@ -176,7 +176,7 @@ def main():
     tokens = (np.array(ids) for pairs in (train_pairs, validation_pairs) for ids in pairs.tokens)
     parameters = model.num_parameters()
     groups = parameter_groups(model, args.learning_rate, args.weight_decay)
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
     model, optimizer, *loaders = accelerator.prepare(model, optimizer, *loaders)
     outcome = train(
         model,
