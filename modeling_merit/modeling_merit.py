@@ -50,7 +50,8 @@ class MeritEcgModelOutput(ModelOutput):
         token_mask (`torch.BoolTensor` of shape `(batch, positions)`, *optional*):
             True where any lead was recorded; `None` when all were throughout.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-            With `output_hidden_states=True`, the output of every stage, `(batch · windows, channels, positions)`.
+            With `output_hidden_states=True`, the output of every stage but the last, `(batch · windows, channels,
+            positions)`, and `last_hidden_state`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
