@@ -417,9 +417,9 @@ class MeritEcgModel(MeritPreTrainedModel):
         Raises:
             ValueError: If a shape is not as above.
         """
-        patches = -(-input_values.shape[2] // self.config.patch_length)
         complete = ecg_mask is None
         values, visible = self.prepare_inputs(input_values, ecg_mask)
+        patches = -(-input_values.shape[2] // self.config.patch_length)
         window = self.config.window_length
         windows = 1 if window is None or values.shape[2] <= window else values.shape[2] // window
         if windows > 1:

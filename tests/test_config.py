@@ -14,7 +14,8 @@ from modeling_merit.configuration_merit import SIZES
 
 
 def documented(config_class: type) -> list[str]:
-    return re.findall(r"^ {8}(\w+) \(", config_class.__doc__, flags=re.MULTILINE)
+    arguments = config_class.__doc__.split("Attributes:")[0]
+    return re.findall(r"^ {8}(\w+) \(", arguments, flags=re.MULTILINE)
 
 
 FIELDS = [(config_class, name) for config_class in (MeritEcgConfig, MeritConfig) for name in documented(config_class)]
@@ -121,7 +122,7 @@ def test_named_sizes_have_the_documented_parameters(size):
         model = MeritForPreTraining(MeritConfig.from_size(size))
     parts = (model.merit.ecg_model, model.decoder, model.merit.text_model, model)
     millions = [sum(parameter.numel() for parameter in part.parameters()) / 1e6 for part in parts]
-    assert millions == pytest.approx(documented_millions, rel=0.01)
+    assert millions == pytest.approx(documented_millions, rel=0.01, abs=0.005)
 
 
 def test_fields_win_over_those_of_the_size():

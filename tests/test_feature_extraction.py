@@ -21,7 +21,8 @@ from modeling_merit.processing.signal_quality import record_quality
 
 LEADS = list(STANDARD_LEADS)
 FACTS = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
-Raw = partial(MeritFeatureExtractor, high_pass=None)  # offset and drift left in: what went in can be compared
+# Offset and drift are left in, and 10 s are not padded: what went in can be compared.
+Raw = partial(MeritFeatureExtractor, high_pass=None, patch_length=50)
 
 
 def make_ecg(samples=1000, leads=12, seed=0):
@@ -332,7 +333,7 @@ def test_missing_samples_do_not_disturb_the_baseline(extract):
     ecg = make_ecg()
     holed = ecg + 200.0
     holed[3, 400:420] = np.nan
-    conditioned = MeritFeatureExtractor(nan_policy="mask")
+    conditioned = MeritFeatureExtractor(nan_policy="mask", patch_length=50)
     found, expected = conditioned(holed, **FACTS), conditioned(ecg, **FACTS)
     kept = found["ecg_mask"]
     assert (~kept).sum() == 20
@@ -345,7 +346,7 @@ def test_missing_samples_do_not_disturb_the_baseline(extract):
 
 
 def test_lead_zscore():
-    values = MeritFeatureExtractor(normalization="lead_zscore")(make_ecg() + 3, **FACTS)["input_values"]
+    values = Raw(normalization="lead_zscore")(make_ecg() + 3, **FACTS)["input_values"]
     np.testing.assert_allclose(values.mean(axis=-1), 0, atol=1e-5)
     np.testing.assert_allclose(values.std(axis=-1), 1, atol=1e-5)
 

@@ -286,4 +286,4 @@ def test_the_word_bound_is_not_capped_by_the_batch():
     bound = word_information(word_loss(40 * (2 * words - 1), words), torch.zeros(10)).item()
     assert bound == pytest.approx(10 * math.log(2), abs=1e-4)
     embeds = torch.eye(2)
-    assert text_information(contrastive_loss(embeds, embeds, torch.tensor(100.0)), 2).item() <= math.log(2)
+    assert text_information(contrastive_loss(embeds, embeds, torch.tensor(100.0)), 2).item() <= math.log(2) + 1e-6
