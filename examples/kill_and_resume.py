@@ -33,10 +33,9 @@ from modeling_merit.processing.training.pairs import EcgReportPairs  # noqa: F40
 from modeling_merit.processing.training.run import train  # noqa: F401
 
 PRETRAIN = Path(__file__).resolve().parent / "pretrain.py"
-SMALL = {"ecg_config": (32, 1, 2), "decoder": (32, 1, 2), "text_config": (32, 1, 2)}
-SMALL_TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+SMALL = {"ecg_config": (8, [8, 16], [1, 1]), "decoder": (32, 1), "text_config": (32, 1, 2)}
 RUN = ["--dataset", "synthetic", "--num_records", "60", "--batch_size", "16", "--vocab_size", "200", "--seed", "0"]
-RUN += ["--crop_seconds", "2", "--checkpointing_steps", "1", "--mixed_precision", "no"]
+RUN += ["--size", "tiny", "--crop_seconds", "2", "--checkpointing_steps", "1", "--mixed_precision", "no"]
 STEPS = 6
 
 
@@ -64,9 +63,7 @@ def begin(folder, steps, *options, file_limit=None):
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
         SIZES["tiny"] = SMALL
         sys.argv = [str(PRETRAIN), *RUN, "--max_train_steps", str(steps), "--output_dir", str(folder), *options]
-        script = runpy.run_path(str(PRETRAIN), run_name="pretrain")
-        script["main"].__globals__["TEXT_ENCODER"].update(SMALL_TEXT)
-        script["main"]()
+        runpy.run_path(str(PRETRAIN), run_name="pretrain")["main"]()
         status = 0
     except SystemExit as stopped:
         if isinstance(stopped.code, str):

@@ -10,7 +10,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
-TERMS = ("reconstruction_loss", "reconstruction_information", "contrastive_loss", "text_information")
+TERMS = (
+    *("reconstruction_loss", "reconstruction_information", "contrastive_loss", "text_information"),
+    *("word_loss", "word_information"),
+)
 
 
 def curve_rows(curves: list[dict]) -> str:

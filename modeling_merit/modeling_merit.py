@@ -50,7 +50,8 @@ class MeritEcgModelOutput(ModelOutput):
         token_mask (`torch.BoolTensor` of shape `(batch, positions)`, *optional*):
             True where any lead was recorded; `None` when all were throughout.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-            With `output_hidden_states=True`, the output of every stage, `(batch · windows, channels, positions)`.
+            With `output_hidden_states=True`, the output of every stage but the last, `(batch · windows, channels,
+            positions)`, and `last_hidden_state`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -416,9 +417,9 @@ class MeritEcgModel(MeritPreTrainedModel):
         Raises:
             ValueError: If a shape is not as above.
         """
-        patches = -(-input_values.shape[2] // self.config.patch_length)
         complete = ecg_mask is None
         values, visible = self.prepare_inputs(input_values, ecg_mask)
+        patches = -(-input_values.shape[2] // self.config.patch_length)
         window = self.config.window_length
         windows = 1 if window is None or values.shape[2] <= window else values.shape[2] // window
         if windows > 1:

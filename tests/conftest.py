@@ -69,7 +69,7 @@ def tiny_tokenizer() -> "PreTrainedTokenizerFast":
 @pytest.fixture(scope="session")
 def report_checkpoint(tiny_tokenizer: "PreTrainedTokenizerFast", tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a tiny model that writes reports, of random weights, and its processor."""
-    from tiny_models import ENCODER, build
+    from tiny_models import ENCODER, TRANSFORMER, build
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -80,7 +80,7 @@ def report_checkpoint(tiny_tokenizer: "PreTrainedTokenizerFast", tmp_path_factor
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=copy, pad_token="[PAD]", unk_token="[UNK]")
     ids = {"vocab_size": len(tokenizer), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
-    config = MeritGenerationConfig(ecg_config=ENCODER, text_config=ENCODER | ids, num_ecg_tokens=12)
+    config = MeritGenerationConfig(ecg_config=ENCODER, text_config=TRANSFORMER | ids, num_ecg_tokens=12)
     folder = tmp_path_factory.mktemp("report_checkpoint")
     build(MeritForConditionalGeneration, config).save_pretrained(folder)
     MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=12).save_pretrained(folder)

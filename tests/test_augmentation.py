@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from modeling_merit.processing.augmentation import augment_ecg
 
-CALM = {"gain_jitter": 0.0, "wander_mv": 0.0, "noise_mv": 0.0, "lead_dropout": 0.0}
+CALM = {"gain_jitter": 0.0, "wander_mv": 0.0, "noise_mv": 0.0, "lead_dropout": 0.0, "gap_probability": 0.0}
 
 
 def signals(batch=4, leads=12, samples=1000):
@@ -94,3 +94,24 @@ def test_leads_are_lost_as_often_as_asked():
 def test_one_lead_always_stays(leads, seed):
     _, mask = augment(np.zeros((20, leads, 5)), seed, lead_dropout=1.0)
     assert mask.any(axis=(1, 2)).all()
+
+
+def test_gaps_are_as_frequent_and_as_long_as_asked():
+    _, mask = augment(np.zeros((4000, 3, 200)), gap_probability=0.3)
+    assert np.array_equal(mask[:, 0], mask[:, 1]) and np.array_equal(mask[:, 0], mask[:, 2])
+    missing = (~mask[:, 0]).sum(axis=1)
+    edges = np.abs(np.diff(mask[:, 0].astype(int), axis=1)).sum(axis=1)
+    assert missing.max() <= 101 and (edges <= 2).all()  # one gap, of at most half of the time
+    with_gap = missing > 0
+    assert with_gap.mean() == pytest.approx(0.3, abs=0.03)
+    assert missing[with_gap].mean() == pytest.approx(50, rel=0.05)  # uniform up to 100 samples
+    starts, ends = (~mask[:, 0, 0]).mean(), (~mask[:, 0, -1]).mean()
+    assert 0 < starts < 0.1 and 0 < ends < 0.1
+
+
+def test_without_gaps_the_random_numbers_are_those_of_before():
+    ecgs = signals()
+    plain = augment_ecg(ecgs, np.random.default_rng(3), sampling_rate=100)
+    with_gaps = augment_ecg(ecgs, np.random.default_rng(3), sampling_rate=100, gap_probability=1.0)
+    assert np.array_equal(plain[0], with_gaps[0]) and not np.array_equal(plain[1], with_gaps[1])
+    assert not (with_gaps[1] & ~plain[1]).any()

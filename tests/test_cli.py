@@ -407,12 +407,14 @@ class TestModelCommands:
 
     def test_embed_writes_the_features_asked_for(self, checkpoint, wave_file, tmp_path):
         rows = {}
-        for kind in ("pooled", "leads"):
+        for kind in ("pooled", "aligned"):
             out = tmp_path / f"{kind}.parquet"
             assert main(["embed", wave_file, "--model", checkpoint, "--out", str(out), "--features", kind]) == 0
             rows[kind] = pd.read_parquet(out)["embedding"][0]
-        assert rows["leads"].size == 12 * rows["pooled"].size
-        np.testing.assert_allclose(rows["leads"].reshape(12, -1).mean(axis=0), rows["pooled"], atol=1e-5)
+        model = MeritModel.from_pretrained(checkpoint)
+        assert rows["pooled"].size == model.config.ecg_config.pooler_size != rows["aligned"].size
+        aligned = model.ecg_projection(torch.tensor(rows["pooled"])).detach()
+        np.testing.assert_allclose(aligned, rows["aligned"], atol=1e-5)
 
     def test_embed_wants_parquet(self, checkpoint, wave_file, capsys):
         assert main(["embed", wave_file, "--model", checkpoint, "--out", "a.csv"]) == 2

@@ -4,6 +4,7 @@ import json
 import math
 import time
 import warnings
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,8 @@ from modeling_merit.processing.signal_quality import record_quality
 
 LEADS = list(STANDARD_LEADS)
 FACTS = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
+# Offset and drift are left in, and 10 s are not padded: what went in can be compared.
+Raw = partial(MeritFeatureExtractor, high_pass=None, patch_length=50)
 
 
 def make_ecg(samples=1000, leads=12, seed=0):
@@ -34,7 +37,7 @@ def sine(rate, seconds=10.0, frequency=5.0, leads=1):
 
 @pytest.fixture(scope="module")
 def extract():
-    return MeritFeatureExtractor()
+    return Raw()
 
 
 # --- what comes out -------------------------------------------------------------------------------------------------
@@ -160,7 +163,7 @@ def test_the_padding_mask_is_exact(lengths, patch_length):
 @settings(deadline=None, max_examples=60)
 def test_resampling_keeps_amplitude_and_phase(rates, frequency, offset):
     rate, new_rate = rates
-    out = MeritFeatureExtractor(sampling_rate=new_rate)(
+    out = Raw(sampling_rate=new_rate)(
         sine(rate, frequency=frequency) + offset, sampling_rate=rate, leads=["V1"], units="mV"
     )
     values, mask = out["input_values"][0, 6], out["ecg_mask"][0, 6]
@@ -204,7 +207,7 @@ def test_truncation_keeps_the_beginning(extract):
     ecg = make_ecg(5000)
     out = extract(ecg, **FACTS, truncation=True)["input_values"]
     np.testing.assert_allclose(out[0], ecg[:, :3000], rtol=1e-6)
-    always = MeritFeatureExtractor(truncation=True, max_seconds=10)
+    always = Raw(truncation=True, max_seconds=10)
     assert always(ecg, sampling_rate=500, leads=LEADS, units="mV")["input_values"].shape == (1, 12, 1000)
     with pytest.raises(ValueError, match="Expected 2.5 to 10 s"):
         always(ecg, **FACTS, truncation=False)
@@ -242,7 +245,7 @@ def test_nan_interpolated(extract):
 def test_nan_masked(normalization):
     ecg = make_ecg()
     ecg[3, 10:20] = np.nan
-    out = MeritFeatureExtractor(normalization=normalization, nan_policy="mask")(ecg, **FACTS)
+    out = Raw(normalization=normalization, nan_policy="mask")(ecg, **FACTS)
     np.testing.assert_array_equal(out["ecg_mask"][0], ~np.isnan(ecg))
     assert np.isfinite(out["input_values"]).all() and not out["input_values"][0, 3, 10:20].any()
     clean = ecg[3][~np.isnan(ecg[3])]
@@ -288,11 +291,62 @@ def test_a_derived_lead_is_masked_where_its_sources_are(extract):
         assert np.flatnonzero(~mask[LEADS.index(lead)]).tolist() == list(range(100, 200))
 
 
+# --- conditioning ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("normalization", ["none", "lead_zscore", "record_zscore"])
+@pytest.mark.parametrize("high_pass", [0.5, 0.05, None])
+def test_prepare_does_what_a_call_does(normalization, high_pass):
+    """With complete ECGs at the rate of the model, of any number of dimensions."""
+    extract = MeritFeatureExtractor(normalization=normalization, high_pass=high_pass, patch_length=1)
+    batch = np.stack([make_ecg(700, seed=seed) + seed for seed in range(4)]).astype(np.float32)
+    called = extract(batch, **FACTS)
+    assert called["ecg_mask"].all()
+    np.testing.assert_allclose(extract.prepare(batch), called["input_values"], atol=1e-6)
+    nested = extract.prepare(batch.reshape(2, 2, 12, 700))
+    np.testing.assert_allclose(nested.reshape(4, 12, 700), called["input_values"], atol=1e-6)
+    assert nested.dtype == np.float32
+
+
+@given(st.floats(-300, 300), st.floats(-5, 5), st.sampled_from([100, 250, 500]))
+@settings(max_examples=30)
+def test_offset_and_line_are_taken_off(offset, slope, rate):
+    """An electrode offset of up to 300 mV, as IEC 60601-2-25 allows, and a steady drift change nothing."""
+    ecg, extract = make_ecg(10 * rate), MeritFeatureExtractor()
+    facts = FACTS | {"sampling_rate": rate}
+    moved = ecg + offset + slope * np.arange(10 * rate) / rate
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 50 mV of drift are called implausible
+        found, expected = (extract(one, **facts)["input_values"] for one in (moved, ecg))
+    inner = slice(50, -50)  # resampling sees the ends of an offset
+    np.testing.assert_allclose(found[..., inner], expected[..., inner], atol=2e-3 + 2e-5 * abs(offset))
+
+
+def test_the_saved_cut_off_is_loaded(tmp_path):
+    for high_pass in (0.67, None):
+        MeritFeatureExtractor(high_pass=high_pass).save_pretrained(tmp_path)
+        assert MeritFeatureExtractor.from_pretrained(tmp_path).high_pass == high_pass
+
+
+def test_missing_samples_do_not_disturb_the_baseline(extract):
+    """A gap is bridged before conditioning and masked after it, so that a large offset leaves no step."""
+    ecg = make_ecg()
+    holed = ecg + 200.0
+    holed[3, 400:420] = np.nan
+    conditioned = MeritFeatureExtractor(nan_policy="mask", patch_length=50)
+    found, expected = conditioned(holed, **FACTS), conditioned(ecg, **FACTS)
+    kept = found["ecg_mask"]
+    assert (~kept).sum() == 20
+    assert np.abs(found["input_values"] - expected["input_values"])[kept].max() < 0.3
+    far = np.r_[0:200, 620:1000]
+    np.testing.assert_allclose(found["input_values"][0, 3, far], expected["input_values"][0, 3, far], atol=0.02)
+
+
 # --- normalisation --------------------------------------------------------------------------------------------------
 
 
 def test_lead_zscore():
-    values = MeritFeatureExtractor(normalization="lead_zscore")(make_ecg() + 3, **FACTS)["input_values"]
+    values = Raw(normalization="lead_zscore")(make_ecg() + 3, **FACTS)["input_values"]
     np.testing.assert_allclose(values.mean(axis=-1), 0, atol=1e-5)
     np.testing.assert_allclose(values.std(axis=-1), 1, atol=1e-5)
 
@@ -300,7 +354,7 @@ def test_lead_zscore():
 def test_record_zscore_keeps_the_proportions_of_the_leads():
     ecg = make_ecg()
     ecg[1] *= 4
-    values = MeritFeatureExtractor(normalization="record_zscore")(ecg, **FACTS)["input_values"][0]
+    values = Raw(normalization="record_zscore")(ecg, **FACTS)["input_values"][0]
     assert values.mean() == pytest.approx(0, abs=1e-5) and values.std() == pytest.approx(1, abs=1e-5)
     assert values[1].std() / values[0].std() == pytest.approx(ecg[1].std() / ecg[0].std(), rel=1e-4)
 
@@ -453,6 +507,8 @@ def test_save_and_load(tmp_path):
         ({"min_seconds": 5, "max_seconds": 3}, "0 < min_seconds <= max_seconds"),
         ({"sampling_rate": 0}, "positive `sampling_rate`"),
         ({"patch_length": 0}, "positive `sampling_rate` and `patch_length`"),
+        ({"high_pass": 0}, "`high_pass` above 0 and below half the sampling rate, or None, got 0"),
+        ({"high_pass": 50.0}, "`high_pass` above 0 and below half the sampling rate, or None, got 50.0"),
     ],
 )
 def test_wrong_fields_are_refused(fields, message):
@@ -461,7 +517,7 @@ def test_wrong_fields_are_refused(fields, message):
 
 
 def test_other_rows_than_the_twelve():
-    extract = MeritFeatureExtractor(leads=["X", "V1"], feature_size=2)
+    extract = Raw(leads=["X", "V1"], feature_size=2)
     ecg = make_ecg(leads=2)
     out = extract(ecg, sampling_rate=100, leads=["v1", "x"], units="mV")["input_values"]
     np.testing.assert_allclose(out[0], ecg[::-1], rtol=1e-6)
@@ -504,7 +560,7 @@ def test_wrong_facts_are_refused(extract, facts, message):
 
 
 def test_extra_leads_can_be_dropped():
-    extract, ecg = MeritFeatureExtractor(extra_leads="drop"), make_ecg(leads=4)
+    extract, ecg = Raw(extra_leads="drop"), make_ecg(leads=4)
     with pytest.warns(UserWarning, match="dropped: X, V7"):
         out = extract(ecg, sampling_rate=100, leads=["X", "V1", "V7", "II"], units="mV")
     np.testing.assert_allclose(out["input_values"][0, [6, 1]], ecg[[1, 3]], rtol=1e-6)

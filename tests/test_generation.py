@@ -7,7 +7,10 @@ import textwrap
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peft import LoraConfig
+from tiny_models import ENCODER, TRANSFORMER, wake
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM, TextStreamer
 
 from modeling_merit import (
@@ -21,7 +24,6 @@ from modeling_merit import (
     MeritProcessor,
 )
 
-ENCODER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 VOCABULARY, ECG, PLACEHOLDERS = 60, 60, 12
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128}
 FAMILIES = {
@@ -42,7 +44,8 @@ def language_model(family: str):
 
 def build(family: str = "llama", **fields) -> MeritForConditionalGeneration:
     torch.manual_seed(0)
-    encoder = MeritEcgModel(MeritEcgConfig(**ENCODER, initializer_range=0.3))
+    encoder = MeritEcgModel(MeritEcgConfig(**ENCODER)).eval()
+    wake(encoder)
     fields = {"num_ecg_tokens": PLACEHOLDERS, "ecg_token_id": ECG, "initializer_range": 0.3, **fields}
     return MeritForConditionalGeneration.from_ecg_text_pretrained(encoder, language_model(family), **fields)
 
@@ -135,6 +138,7 @@ def test_masked_patches_never_reach_the_language_model(projector, ecgs):
     mask = torch.ones(1, 12, 500, dtype=torch.bool)
     mask[:, 6:] = False
     mask[:, 0, 250:] = False
+    mask[:, :, 400:] = False
     noise = torch.where(mask, ecgs[:1], 50.0)
     logits = [model(ids, input_values=values, ecg_mask=mask).logits for values in (ecgs[:1], noise)]
     torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=0)
@@ -142,21 +146,46 @@ def test_masked_patches_never_reach_the_language_model(projector, ecgs):
     shouting = torch.where(encoded.token_mask[..., None], encoded.last_hidden_state, 1e4)
     shouted = model(ids, ecg_hidden_states=shouting, ecg_token_mask=encoded.token_mask).logits
     torch.testing.assert_close(shouted, logits[0], rtol=0, atol=1e-5)
-    nothing = model.get_ecg_features(ecg_hidden_states=shouting, ecg_token_mask=torch.zeros(1, 120, dtype=torch.bool))
+    nothing = model.get_ecg_features(ecg_hidden_states=shouting, ecg_token_mask=torch.zeros(1, 63, dtype=torch.bool))
     assert nothing.isfinite().all() and nothing.abs().max() < 100
 
 
-def test_mlp_projector_sees_means_over_spans_of_a_lead():
-    projector = build(num_ecg_tokens=24).projector
+def bare_projector(spans: int):
+    projector = build(num_ecg_tokens=spans).projector
     projector.fc1, projector.act, projector.fc2 = torch.nn.Identity(), torch.nn.Identity(), torch.nn.Identity()
-    tokens = torch.arange(12 * 10.0).reshape(1, 120, 1).expand(-1, -1, 16)  # 12 leads of 10 patches, numbered
-    mask = torch.ones(1, 120, dtype=torch.bool)
-    mask[0, 1:5] = False
-    mask[0, 10:15] = False
-    assert projector(tokens)[0, :4, 0].tolist() == [2.0, 7.0, 12.0, 17.0]
-    pooled = projector(tokens, mask)[0, :, 0]
-    assert pooled[[0, 1, 3]].tolist() == pytest.approx([0.0, 7.0, 17.0])
-    assert pooled[2] == projector.absent[0]
+    return projector
+
+
+def test_mlp_projector_sees_means_over_spans_of_the_recorded_time():
+    """By hand, with positions numbered in time: whole positions, halves at the borders, and gaps left out."""
+    numbers = torch.arange(10.0).reshape(1, 10, 1).expand(-1, -1, 16)
+    assert bare_projector(2)(numbers)[0, :, 0].tolist() == [2.0, 7.0]
+    halves = bare_projector(4)(numbers)[0, :, 0].tolist()  # 2.5 positions each: (0 + 1 + 2 / 2) / 2.5 in the first
+    assert halves == pytest.approx([0.8, 3.2, 5.8, 8.2], abs=1e-5)
+    mask = torch.ones(1, 10, dtype=torch.bool)
+    mask[0, 1:5], mask[0, 9] = False, False
+    assert bare_projector(5)(numbers, mask)[0, :, 0].tolist() == pytest.approx([0.0, 5.0, 6.0, 7.0, 8.0])
+    # More spans than positions repeat them.
+    few = bare_projector(20)(numbers)[0, :, 0]
+    assert few.tolist() == pytest.approx([float(position) for position in range(10) for _ in range(2)], abs=1e-5)
+    projector = bare_projector(3)
+    nothing = projector(numbers, torch.zeros(1, 10, dtype=torch.bool))
+    assert torch.equal(nothing, projector.absent.expand(1, 3, -1))
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 20), st.integers(1, 9), st.integers(0, 5), st.integers(0, 5))
+def test_padding_changes_no_span(positions, spans, left, right):
+    """The mean over all spans is the mean over what was recorded, and padding on either side changes nothing."""
+    projector = bare_projector(spans)
+    tokens = torch.randn(1, positions, 16, generator=torch.Generator().manual_seed(positions))
+    padded = torch.full((1, left + positions + right, 16), 1e3)
+    mask = torch.zeros(1, left + positions + right, dtype=torch.bool)
+    padded[:, left : left + positions], mask[:, left : left + positions] = tokens, True
+    with torch.no_grad():
+        alone, together = projector(tokens), projector(padded, mask)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(alone.mean(dim=1), tokens.mean(dim=1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("seconds", [2.5, 10.0, 30.0])
@@ -185,7 +214,7 @@ def test_loss_is_that_of_the_answer(ecgs):
 
 
 def test_parts_keep_their_weights_and_the_encoder_comes_from_any_checkpoint(tmp_path):
-    config = MeritConfig(ecg_config=ENCODER, text_config={**ENCODER, "vocab_size": 50})
+    config = MeritConfig(ecg_config=ENCODER, text_config={**TRANSFORMER, "vocab_size": 50})
     whole, text = MeritForPreTraining(config), language_model("llama")
     whole.save_pretrained(tmp_path / "merit")
     text.save_pretrained(tmp_path / "text")
@@ -200,7 +229,8 @@ def test_parts_keep_their_weights_and_the_encoder_comes_from_any_checkpoint(tmp_
         assert torch.equal(weights, model.language_model.state_dict()[name])
     model.save_pretrained(tmp_path / "generation")
     encoder = MeritEcgModel.from_pretrained(tmp_path / "generation")
-    assert torch.equal(encoder.layernorm.weight, model.ecg_model.layernorm.weight)
+    weights = encoder.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in model.ecg_model.state_dict().items())
     with pytest.raises(OSError, match="are missing"):
         MeritForConditionalGeneration.from_pretrained(tmp_path / "merit", config=model.config)
 
@@ -299,8 +329,8 @@ def test_either_ids_or_embeddings():
     "fields, message",
     [
         ({"projector_type": "q-former"}, "'mlp' or 'perceiver'"),
-        ({"num_ecg_tokens": 20}, "multiple of the 12 leads"),
-        ({"projector_type": "perceiver", "perceiver_num_attention_heads": 5}, "divide the width 768"),
+        ({"num_ecg_tokens": 0}, "`num_ecg_tokens` above 0, got 0"),
+        ({"projector_type": "perceiver", "perceiver_num_attention_heads": 5}, "divide the width 256"),
     ],
 )
 def test_configuration_says_what_is_wrong(fields, message):

@@ -73,7 +73,7 @@ save_file({name: value.detach().contiguous() for name, value in result.items()},
 
 @pytest.fixture(scope="module")
 def model() -> MeritForPreTraining:
-    return build(MeritForPreTraining, merit_config())
+    return build(MeritForPreTraining, merit_config(num_words=6))
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,14 @@ def test_the_folder_to_publish_loads_without_the_package(tmp_path):
     for _ in range(2):  # the second time over the first
         subprocess.run(command, check=True, capture_output=True, cwd=REPOSITORY)
     code = {"configuration_merit.py", "modeling_merit.py", "objective_merit.py", "processing_merit.py"}
-    code |= {"feature_extraction_merit.py", "leads.py", "resampling.py", "signal_quality.py", "units.py"}
+    code |= {
+        "feature_extraction_merit.py",
+        "conditioning.py",
+        "leads.py",
+        "resampling.py",
+        "signal_quality.py",
+        "units.py",
+    }
     present = {path.name for path in CHECKPOINT.iterdir()}
     assert {path.name for path in folder.iterdir()} == present | code
     assert (folder / "README.md").read_bytes() == (CHECKPOINT / "README.md").read_bytes()
@@ -189,7 +196,7 @@ def test_push_and_load_without_the_package(model, folders, tmp_path):
         run(PUSH, hub.environment(tmp_path / "pusher"), folders["merit-ecg"])
         files = set(hub.files("me/merit-ecg"))
         assert {"config.json", "model.safetensors", "modeling_merit.py", "objective_merit.py"} <= files
-        assert {"processing_merit.py", "feature_extraction_merit.py", "tokenizer.json"} <= files
+        assert {"processing_merit.py", "feature_extraction_merit.py", "conditioning.py", "tokenizer.json"} <= files
         sources = ["me/merit-ecg", "me/merit-encoder", folders["merit-ecg"], folders["merit-encoder"]]
         arguments = [tmp_path / "ecgs.safetensors", " ".join(LEADS), tmp_path / "result.safetensors", *sources]
         run(LOAD, hub.environment(tmp_path / "loader"), *arguments)

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import ENCODER, build, ecg_config, ecgs, merit_config, reports
+from tiny_models import TRANSFORMER, build, ecg_config, ecgs, merit_config, reports
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining
 
 from modeling_merit import MeritEcgModel, MeritForEcgClassification, MeritForPreTraining, MeritModel
@@ -14,14 +14,14 @@ from modeling_merit import MeritEcgModel, MeritForEcgClassification, MeritForPre
 TEXT = reports([2, 5, 6, 3], [2, 7, 3])
 MODELS = {
     MeritEcgModel: ecg_config,
-    MeritModel: merit_config,
-    MeritForPreTraining: merit_config,
+    MeritModel: lambda: merit_config(num_words=6),
+    MeritForPreTraining: lambda: merit_config(num_words=6),
     MeritForEcgClassification: lambda: ecg_config(num_labels=4, problem_type="single_label_classification"),
 }
 TEXT_MODELS = {
-    "bert": ENCODER | {"vocab_size": 104},
+    "bert": TRANSFORMER | {"vocab_size": 104},
     "distilbert": {"dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 32, "vocab_size": 104},
-    "roberta": ENCODER | {"vocab_size": 104, "pad_token_id": 0},
+    "roberta": TRANSFORMER | {"vocab_size": 104, "pad_token_id": 0},
 }
 
 
@@ -29,9 +29,16 @@ TEXT_MODELS = {
 def pre_training(tmp_path_factory):
     """A pre-training model and the folder it was saved in."""
     folder = tmp_path_factory.mktemp("pre-training")
-    model = build(MeritForPreTraining, merit_config())
+    model = build(MeritForPreTraining, merit_config(num_words=6))
+    model.merit.set_words(torch.arange(6, 12), torch.linspace(0.1, 0.9, 6))
     model.save_pretrained(folder)
     return model, folder
+
+
+def tensors_of(output: tuple) -> list[torch.Tensor]:
+    """The tensors of an output and of the outputs inside it."""
+    parts = (tensors_of(part) if isinstance(part, tuple) else [part] for part in output)
+    return [tensor for part in parts for tensor in part if tensor is not None]
 
 
 def assert_same_weights(loaded: torch.nn.Module, expected: torch.nn.Module) -> None:
@@ -65,8 +72,8 @@ def test_loaded_equals_saved(model_class, tmp_path):
     outputs = []
     for each in (model, loaded):
         torch.manual_seed(0)
-        outputs.append(each(**inputs).to_tuple())
-    assert all(torch.equal(a, b) for a, b in zip(*outputs) if a is not None)
+        outputs.append(tensors_of(each(**inputs).to_tuple()))
+    assert len(outputs[0]) == len(outputs[1]) > 0 and all(torch.equal(a, b) for a, b in zip(*outputs))
     assert not loaded.training
 
 
@@ -84,7 +91,7 @@ def test_parts_load_from_a_pre_training_checkpoint(pre_training):
     assert_same_weights(MeritEcgModel.from_pretrained(folder), model.merit.ecg_model)
     classifier = MeritForEcgClassification.from_pretrained(folder, num_labels=5)
     assert_same_weights(classifier.ecg_model, model.merit.ecg_model)
-    assert classifier.classifier.weight.shape == (5, 16) and classifier.classifier.weight.isfinite().all()
+    assert classifier.classifier.weight.shape == (5, 32) and classifier.classifier.weight.isfinite().all()
 
 
 @pytest.mark.parametrize("model_class", MODELS)
@@ -112,9 +119,11 @@ def test_parts_load_from_other_checkpoints(pre_training, tmp_path):
 @pytest.mark.parametrize(
     "model_class, pattern",
     [
-        (MeritEcgModel, r"merit\.ecg_model\.layers\.1\."),
-        (MeritForEcgClassification, r"merit\.ecg_model\.embeddings\.patch_projection"),
+        (MeritEcgModel, r"merit\.ecg_model\.stages\.1\."),
+        (MeritForEcgClassification, r"merit\.ecg_model\.stem\.convolutions\.0\.normalization\.running_var"),
         (MeritModel, r"merit\.text_projection"),
+        (MeritModel, r"merit\.word_head"),
+        (MeritForPreTraining, r"merit\.word_keys"),
         (MeritForPreTraining, r"merit\.text_model\.embeddings"),
     ],
 )
@@ -136,7 +145,7 @@ def test_a_new_decoder_may_be_trained(pre_training, tmp_path):
     loaded = MeritForPreTraining.from_pretrained(tmp_path)
     assert_same_weights(loaded.merit, pre_training[0].merit)
     assert all(p.isfinite().all() for p in loaded.decoder.parameters())
-    assert loaded.decoder.embedding.weight.std() > 0.01 and loaded.decoder.mask_token.std() > 0.005
+    assert loaded.decoder.embedding.weight.std() > 0.01 and loaded.decoder.prediction.weight.std() > 0.01
 
 
 @pytest.mark.parametrize("how", [lambda model, folder: model, lambda model, folder: str(folder)])
@@ -184,3 +193,26 @@ def test_dtype_of_the_checkpoint_is_kept(tmp_path):
     build(MeritEcgModel, ecg_config()).to(torch.bfloat16).save_pretrained(tmp_path)
     assert MeritEcgModel.from_pretrained(tmp_path).dtype == torch.bfloat16
     assert MeritEcgModel.from_pretrained(tmp_path, dtype=torch.float32).dtype == torch.float32
+
+
+def test_words_survive_saving(pre_training):
+    model, folder = pre_training
+    loaded = MeritModel.from_pretrained(folder)
+    assert loaded.word_keys.tolist() == list(range(6, 12))
+    assert torch.allclose(loaded.word_log_odds.sigmoid(), torch.linspace(0.1, 0.9, 6))
+    assert torch.equal(loaded.get_word_evidence(ecgs()), model.merit.get_word_evidence(ecgs()))
+    half = MeritModel.from_pretrained(folder, dtype=torch.bfloat16)
+    assert (
+        half.word_keys.dtype == torch.int64
+        and half.get_words(**TEXT).tolist() == model.merit.get_words(**TEXT).tolist()
+    )
+
+
+def test_words_are_new_where_the_checkpoint_predicts_none(tmp_path):
+    """Buffers that are on no disk are set by the initialisation: no garbage, and the evidence is zero."""
+    build(MeritModel, merit_config()).save_pretrained(tmp_path)
+    with pytest.raises(OSError, match="are missing, such as word_"):
+        MeritModel.from_pretrained(tmp_path, config=merit_config(num_words=6))
+    torch.manual_seed(0)
+    model = MeritModel(merit_config(num_words=6)).eval()
+    assert model.word_keys.tolist() == list(range(6)) and model.word_log_odds.abs().max() == 0

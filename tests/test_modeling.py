@@ -1,26 +1,33 @@
 """The models: what goes in and what comes out, partial ECGs, and the ways to run them."""
 
-import itertools
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from tiny_models import build, ecg_config, ecgs, merit_config, reports
+from huggingface_hub.errors import StrictDataclassFieldValidationError
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tiny_models import ENCODER, PATCH, TRANSFORMER, build, ecg_config, ecgs, merit_config, reports
 from torch import nn
+from transformers import Trainer, TrainingArguments
 
 from modeling_merit import (
     MeritEcgConfig,
     MeritEcgModel,
     MeritFeatureExtractor,
+    MeritForConditionalGeneration,
     MeritForEcgClassification,
     MeritForPreTraining,
+    MeritGenerationConfig,
     MeritModel,
 )
+from modeling_merit.objective_merit import patchify
 
 LEADS = MeritEcgConfig().leads
 TEXTS = ([2, 5, 6, 3], [2, 7, 3])
 SUBSETS = {1: ["II"], 2: ["I", "II"], 6: LEADS[:6], 8: ["I", "II", *LEADS[6:]], 12: LEADS}
+WINDOW = 160  # samples of the windowed encoder below
 
 
 @pytest.fixture(scope="module")
@@ -34,37 +41,79 @@ def mask_of(leads: list[str], samples: int, batch: int = 2) -> torch.Tensor:
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
-    return torch.allclose(a, b, rtol=0, atol=tolerance)
+    return a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=tolerance)
 
 
 def test_shapes_and_pooling(ecg_model):
+    """The feature is the mean and the maximum over time."""
     output = ecg_model(ecgs())
-    assert output.last_hidden_state.shape == (2, 120, 16) and output.token_mask is None
-    assert close(output.pooler_output, output.last_hidden_state.mean(dim=1))
-    assert output.last_hidden_state.std() > 0.1
+    hidden = output.last_hidden_state
+    assert hidden.shape == (2, 63, 16) and output.token_mask is None
+    assert close(output.pooler_output, torch.cat([hidden.mean(dim=1), hidden.amax(dim=1)], dim=1))
+    assert hidden.std() > 0.1
 
 
-def test_lead_features_are_the_mean_over_time_of_valid_patches(ecg_model):
-    values = ecgs()
-    features = ecg_model.get_lead_features(values)
-    assert features.shape == (2, 12, 16) and close(features.mean(dim=1), ecg_model(values).pooler_output)
-    mask = mask_of(["I", "V2"], 500).clone()
-    mask[:, LEADS.index("V2"), 250:] = False
-    features, output = ecg_model.get_lead_features(values, mask), ecg_model(values, mask)
-    assert features.abs().amax(dim=(0, 2)).nonzero().flatten().tolist() == [0, LEADS.index("V2")]
-    vectors = output.last_hidden_state.unflatten(1, (12, 10))
-    assert close(features[:, 0], vectors[:, 0].mean(dim=1))
-    assert close(features[:, LEADS.index("V2")], vectors[:, LEADS.index("V2"), :5].mean(dim=1))
-
-
-def test_tokens_are_ordered_by_lead_then_time(ecg_model):
-    """With attention switched off, changing one patch changes one token."""
-    model = build(MeritEcgModel, ecg_config(num_hidden_layers=0))
+def test_positions_are_ordered_in_time(ecg_model):
+    """Changing one sample changes the outputs around it, as far as convolutions reach, and no others."""
     values = ecgs(1)
     changed = values.clone()
-    changed[0, 3, 100:150] += torch.randn(50)
-    gap = (model(values).last_hidden_state - model(changed).last_hidden_state).abs().amax(dim=(0, 2))
-    assert gap.nonzero().flatten().tolist() == [3 * 10 + 2]
+    changed[0, 3, 30 * PATCH] += 5.0
+    gap = (ecg_model(values).last_hidden_state - ecg_model(changed).last_hidden_state).abs().amax(dim=(0, 2))
+    moved = gap.nonzero().flatten()
+    assert abs(gap.argmax() - 30) <= 2 and 24 <= moved.min() < 30 < moved.max() <= 36
+
+
+def encoders() -> dict:
+    """Every model that reads ECGs, as a function from ECGs and mask to one row of numbers for each."""
+    dual = build(MeritModel, merit_config(num_words=5))
+    dual.set_words(torch.arange(5), torch.linspace(0.1, 0.9, 5))
+    generation = MeritGenerationConfig(
+        ecg_config=ENCODER, text_config=TRANSFORMER | {"vocab_size": 50}, num_ecg_tokens=5
+    )
+    perceiver = MeritGenerationConfig.from_dict(generation.to_dict() | {"projector_type": "perceiver"})
+    writers = [build(MeritForConditionalGeneration, config) for config in (generation, perceiver)]
+    windowed = build(MeritEcgModel, ecg_config(window_seconds=WINDOW / 100))
+    classifier = build(MeritForEcgClassification, ecg_config(num_labels=3), seed=1)
+    whole = build(MeritEcgModel, ecg_config(hidden_act="gelu", hidden_sizes=[8, 12, 16], depths=[1, 2, 1]))
+    return {
+        "encoder": lambda *ecg: whole(*ecg).pooler_output,
+        "encoder in windows": lambda *ecg: windowed(*ecg).pooler_output,
+        "aligned": dual.get_ecg_features,
+        "words": dual.get_word_evidence,
+        "classifier": lambda *ecg: classifier(*ecg).logits,
+        "mlp projector": lambda *ecg: writers[0].get_ecg_features(*ecg).flatten(1),
+        "perceiver projector": lambda *ecg: writers[1].get_ecg_features(*ecg).flatten(1),
+    }
+
+
+ENCODERS = encoders()
+records = st.lists(
+    st.tuples(st.integers(1, 700), st.sets(st.integers(0, 11), min_size=1), st.integers(0, 3)), min_size=1, max_size=4
+)
+
+
+@settings(max_examples=15)
+@given(records, st.integers(0, 9), st.sampled_from([0.0, 1e4, float("nan"), float("-inf")]))
+@example([(1, {0}, 0), (700, set(range(12)), 0), (160, {3}, 2)], 0, float("nan"))
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_batch_equals_its_records_one_by_one(name, batch, right, filler):
+    """Records of any length and leads, padded left (by whole windows) and right, with anything where nothing is."""
+    length = max(samples + WINDOW * left for samples, _, left in batch) + right
+    values, mask = torch.full((len(batch), 12, length), filler), torch.zeros(len(batch), 12, length, dtype=torch.bool)
+    alone = []
+    for row, (samples, leads, left) in enumerate(batch):
+        own, rows = ecgs(1, samples, seed=row), sorted(leads)
+        visible = torch.zeros(1, 12, samples, dtype=torch.bool)
+        visible[:, rows] = True
+        place = slice(WINDOW * left, WINDOW * left + samples)
+        values[row, :, place] = own[0].masked_fill(~visible[0], filler)
+        mask[row, :, place] = visible[0]
+        alone.append((own, visible))
+    with torch.no_grad():
+        together = ENCODERS[name](values, mask)
+        expected = torch.cat([ENCODERS[name](*ecg) for ecg in alone])
+    torch.testing.assert_close(together, expected, rtol=1e-4, atol=1e-4)
+    assert together.isfinite().all()
 
 
 @pytest.mark.parametrize("count", SUBSETS)
@@ -74,8 +123,8 @@ def test_absent_leads_do_not_matter(ecg_model, count, filler):
     values = ecgs()
     output = ecg_model(values, mask)
     other = ecg_model(values.masked_fill(~mask, filler), mask)
-    assert output.token_mask.sum(dim=1).tolist() == [10 * count] * 2
-    assert torch.equal(output.last_hidden_state[output.token_mask], other.last_hidden_state[other.token_mask])
+    assert output.token_mask.all()
+    assert torch.equal(output.last_hidden_state, other.last_hidden_state)
     assert torch.equal(output.pooler_output, other.pooler_output)
     assert output.pooler_output.isfinite().all()
 
@@ -86,12 +135,17 @@ def test_absent_leads_equal_a_model_without_them(ecg_model, count):
     rows = [LEADS.index(name) for name in leads]
     smaller = build(MeritEcgModel, ecg_config(leads=leads))
     weights = ecg_model.state_dict()
-    name = "embeddings.positions.lead_embedding.weight"
-    smaller.load_state_dict(weights | {name: weights[name][rows]})
+    name = "stem.convolutions.0.convolution.weight"
+    smaller.load_state_dict(weights | {name: weights[name][:, [*rows, *(12 + row for row in rows)]]})
     values = ecgs()
-    assert close(
-        smaller(values[:, rows]).pooler_output, ecg_model(values, mask_of(leads, 500)).pooler_output, tolerance=2e-5
-    )
+    expected = ecg_model(values, mask_of(leads, 500)).pooler_output
+    assert close(smaller(values[:, rows]).pooler_output, expected, tolerance=2e-5)
+
+
+def test_an_absent_lead_is_not_a_flat_one(ecg_model):
+    values, mask = ecgs(), mask_of(LEADS[:6], 500)
+    absent, flat = ecg_model(values, mask).pooler_output, ecg_model(values * mask).pooler_output
+    assert (absent - flat).abs().max() > 1e-2
 
 
 def test_a_mask_of_ones_changes_nothing(ecg_model):
@@ -102,12 +156,16 @@ def test_a_mask_of_ones_changes_nothing(ecg_model):
     assert torch.equal(integers.last_hidden_state, masked.last_hidden_state)
 
 
-def test_a_record_without_any_signal_stays_finite(ecg_model):
+@pytest.mark.parametrize("window_seconds", [None, WINDOW / 100])
+def test_a_record_without_any_signal_stays_finite(window_seconds):
+    model = build(MeritEcgModel, ecg_config(window_seconds=window_seconds)).train()
     mask = mask_of(["I"], 500).clone()
     mask[1] = False
-    output = ecg_model(ecgs(), mask)
-    assert output.pooler_output.isfinite().all()
-    assert output.pooler_output[1].abs().max() == 0
+    output = model(ecgs(), mask)
+    assert output.last_hidden_state[1].abs().max() == output.pooler_output[1].abs().max() == 0
+    assert not output.token_mask[1].any() and output.token_mask[0].all()
+    output.pooler_output.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
 def test_leads_are_known_by_name(ecg_model):
@@ -124,12 +182,15 @@ def test_leads_are_known_by_name(ecg_model):
     assert (ecg_model(**mistaken).pooler_output - expected).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("seconds, patches", [(2.5, 5), (2.51, 5), (3.3, 7), (5, 10), (10, 20), (30, 60)])
-def test_lengths(ecg_model, seconds, patches):
-    """A rest counts as a patch from half its length on."""
-    output = ecg_model(ecgs(samples=round(100 * seconds)))
-    counted = output.last_hidden_state.shape[1] if output.token_mask is None else output.token_mask[0].sum().item()
-    assert counted == 12 * patches
+@pytest.mark.parametrize(
+    "samples, positions", [(1, 1), (8, 1), (9, 2), (250, 32), (251, 32), (1000, 125), (3000, 375)]
+)
+def test_lengths(ecg_model, samples, positions):
+    """Every sample counts: a rest makes a position of its own."""
+    output = ecg_model(ecgs(samples=samples))
+    assert output.last_hidden_state.shape == (2, positions, 16)
+    masked = ecg_model(ecgs(samples=samples), torch.ones(2, 12, samples))
+    assert masked.token_mask.all() and masked.token_mask.shape == (2, positions)
     assert output.pooler_output.isfinite().all()
 
 
@@ -140,31 +201,31 @@ def test_padding_does_not_matter(ecg_model, samples):
     batch[0, :, :samples], mask[0, :, :samples] = short[0], True
     batch[1], mask[1] = ecgs(1, 1000, seed=1)[0], True
     alone, padded = ecg_model(short), ecg_model(batch, mask)
+    positions = alone.last_hidden_state.shape[1]
     assert close(padded.pooler_output[:1], alone.pooler_output)
-    patches = alone.last_hidden_state.shape[1] // 12
-    tokens = padded.last_hidden_state.unflatten(1, (12, 20))[0, :, : samples // 50]
-    assert close(tokens, alone.last_hidden_state.unflatten(1, (12, patches))[0, :, : samples // 50])
+    assert close(padded.last_hidden_state[:1, :positions], alone.last_hidden_state)
+    assert padded.last_hidden_state[0, positions:].abs().sum() == 0
+    assert padded.token_mask.sum(dim=1).tolist() == [positions, 125]
+
+
+def test_a_gap_is_not_seen(ecg_model):
+    """Missing samples in the middle of all leads: whatever stands there changes nothing, and their place is empty."""
+    values, mask = ecgs(), torch.ones(2, 12, 500, dtype=torch.bool)
+    mask[:, :, 200:296] = False
+    output = ecg_model(values, mask)
+    again = ecg_model(values.masked_fill(~mask, 1e6), mask)
+    assert torch.equal(output.last_hidden_state, again.last_hidden_state)
+    assert output.token_mask[0].logical_not().nonzero().flatten().tolist() == list(range(25, 37))
+    assert output.last_hidden_state[:, 25:37].abs().sum() == 0
 
 
 def test_time_and_amplitude_are_seen(ecg_model):
     values = ecgs()
-    expected = ecg_model(values).pooler_output
-    assert (ecg_model(values.roll(250, dims=2)).pooler_output - expected).abs().max() > 1e-3
-    assert (ecg_model(2 * values).pooler_output - expected).abs().max() > 1e-2
-    blind = build(MeritEcgModel, ecg_config(amplitude_embedding=False))
-    assert close(blind(2 * values).pooler_output, blind(values).pooler_output, tolerance=1e-3)
-
-
-def test_visible_patches_are_encoded_alone(ecg_model):
-    values = ecgs()
-    visible = torch.arange(0, 120, 3).expand(2, -1)
-    output = ecg_model(values, visible_patches=visible)
-    assert output.last_hidden_state.shape == (2, 40, 16)
-    masked = torch.ones(2, 120, dtype=torch.bool).scatter(1, visible, False).view(2, 12, 10, 1).expand(-1, -1, -1, 50)
-    other = ecg_model(values.masked_fill(masked.flatten(2), 9.0), visible_patches=visible)
-    assert torch.equal(output.last_hidden_state, other.last_hidden_state)
-    everything = ecg_model(values, visible_patches=torch.arange(120).expand(2, -1))
-    assert close(everything.last_hidden_state, ecg_model(values).last_hidden_state)
+    expected = ecg_model(values)
+    assert (ecg_model(values.flip(2)).pooler_output - expected.pooler_output).abs().max() > 1e-3
+    assert (ecg_model(2 * values).pooler_output - expected.pooler_output).abs().max() > 1e-2
+    rolled = ecg_model(values.roll(250, dims=2)).last_hidden_state
+    assert (rolled - expected.last_hidden_state).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -182,53 +243,46 @@ def test_wrong_shapes_are_named(ecg_model, values, mask, message):
         ecg_model(values, mask)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_eager_attention_equals_sdpa(masked):
-    models = [
-        build(lambda config, how=how: MeritEcgModel._from_config(config, attn_implementation=how), ecg_config())
-        for how in ("eager", "sdpa")
-    ]
-    mask = mask_of(["I", "V3"], 500) if masked else None
-    eager, sdpa = (model(ecgs(), mask) for model in models)
-    valid = slice(None) if eager.token_mask is None else eager.token_mask
-    assert close(eager.last_hidden_state[valid], sdpa.last_hidden_state[valid])
-    assert models[0].config._attn_implementation == "eager" and models[1].config._attn_implementation == "sdpa"
-
-
-def test_hidden_states_and_attentions():
-    model = build(lambda config: MeritEcgModel._from_config(config, attn_implementation="eager"), ecg_config())
-    output = model(ecgs(), output_hidden_states=True, output_attentions=True)
-    assert len(output.attentions) == 2 and output.attentions[0].shape == (2, 2, 120, 120)
-    assert close(output.attentions[1].sum(dim=-1), torch.ones(2, 2, 120))
-    assert all(state.shape == (2, 120, 16) for state in output.hidden_states)
-    # The last one is what leaves the model, after the final LayerNorm.
+def test_hidden_states(ecg_model):
+    output = ecg_model(ecgs(), output_hidden_states=True)
+    assert [state.shape for state in output.hidden_states] == [(2, 8, 126), (2, 63, 16)]
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
-    assert model(ecgs()).hidden_states is None
-    assert torch.equal(model(ecgs(), return_dict=False)[0], output.last_hidden_state)
+    assert ecg_model(ecgs()).hidden_states is None
+    assert torch.equal(ecg_model(ecgs(), return_dict=False)[0], output.last_hidden_state)
+    classifier = build(MeritForEcgClassification, ecg_config())
+    states = classifier(ecgs(), output_hidden_states=True).hidden_states
+    assert states[-1].shape == (2, 63, 16) and classifier(ecgs()).hidden_states is None
 
 
-@pytest.mark.parametrize("alignment_view", ["full", "masked"])
-def test_activation_checkpointing_gives_the_same_gradients(alignment_view):
+def pretraining_model(**fields) -> MeritForPreTraining:
+    """With five words: the tokens 5 to 9."""
+    model = build(MeritForPreTraining, merit_config(**{"num_words": 5, **fields}))
+    if model.config.num_words:
+        model.merit.set_words(torch.arange(6, 11), torch.linspace(0.1, 0.9, 5))
+    return model
+
+
+def test_activation_checkpointing_gives_the_same_gradients():
     gradients = []
     for checkpointing in (False, True):
-        model = build(MeritForPreTraining, merit_config(alignment_view=alignment_view)).train()
+        model = pretraining_model().train()
         if checkpointing:
             model.activation_checkpointing_enable()
-            assert all(layer.gradient_checkpointing for layer in model.merit.ecg_model.layers)
+            layers = [layer for stage in model.merit.ecg_model.stages for layer in stage.layers]
+            assert len(layers) == 2 and all(layer.gradient_checkpointing for layer in layers)
         torch.manual_seed(0)
         model(ecgs(), **reports(*TEXTS)).loss.backward()
         gradients.append([p.grad for p in model.parameters()])
-    assert all(close(a, b, tolerance=1e-6 * (1 + b.abs().max())) for a, b in zip(*gradients))
+    assert all(close(a, b, tolerance=1e-5 * (1 + b.abs().max())) for a, b in zip(*gradients))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
-def test_compiled_model_equals_eager():
-    model = build(MeritEcgModel, ecg_config(num_hidden_layers=1))
+def test_compiled_model_equals_eager(ecg_model):
     values, mask = ecgs(), mask_of(["I", "II"], 500)
     with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True)(values, mask)
-        assert close(compiled.pooler_output, model(values, mask).pooler_output)
+        compiled = torch.compile(ecg_model, fullgraph=True)(values, mask)
+        assert close(compiled.pooler_output, ecg_model(values, mask).pooler_output)
 
 
 def test_graph_has_no_breaks(ecg_model):
@@ -238,7 +292,7 @@ def test_graph_has_no_breaks(ecg_model):
 
 
 def test_bfloat16():
-    model = build(MeritForPreTraining, merit_config())
+    model = pretraining_model()
     torch.manual_seed(0)
     expected = model(ecgs(), **reports(*TEXTS))
     model.to(torch.bfloat16)
@@ -251,10 +305,11 @@ def test_bfloat16():
 
 
 def test_autocast_keeps_the_losses_in_float32():
-    model = build(MeritForPreTraining, merit_config())
+    model = pretraining_model()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(ecgs(), **reports(*TEXTS))
-    assert output.loss.dtype == torch.float32
+    for loss in (output.loss, output.reconstruction_loss, output.contrastive_loss, output.word_loss):
+        assert loss.dtype == torch.float32
     output.loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
@@ -278,6 +333,25 @@ def test_dual_encoder_scores():
         model()
 
 
+def test_the_loss_comes_first_in_a_tuple():
+    text = reports(*TEXTS)
+    dual, pretraining = build(MeritModel, merit_config()), pretraining_model()
+    classifier = build(MeritForEcgClassification, ecg_config(num_labels=3))
+    labels = {"labels": torch.tensor([0, 2])}
+    noise = torch.rand(2, 12, 63)
+    for model, inputs in (
+        (dual, text | {"return_loss": True}),
+        (pretraining, text | {"noise": noise}),
+        (classifier, labels),
+    ):
+        output = model(ecgs(), **inputs)
+        first = model(ecgs(), **inputs, return_dict=False)[0]
+        assert first.ndim == 0 and first.item() == output.loss.item()
+    assert classifier(ecgs(), return_dict=False)[0].shape == (2, 3)  # without labels, the logits
+    with pytest.raises(ValueError, match="one text per ECG"):
+        dual(ecgs(3), **text, return_loss=True)
+
+
 def test_text_pooling():
     mean, cls = (build(MeritModel, merit_config(text_pooling=how)) for how in ("mean", "cls"))
     text = reports(*TEXTS)
@@ -287,39 +361,66 @@ def test_text_pooling():
     assert close(mean.get_text_features(**text), mean.text_projection(expected))
 
 
-def test_alignment_on_the_masked_view():
-    model = build(MeritForPreTraining, merit_config(alignment_view="masked"))
+def test_words_start_at_their_frequencies():
+    """Without training, the evidence of an ECG for any word is zero, and the information of the words as well."""
     torch.manual_seed(0)
-    output = model(ecgs(), **reports(*TEXTS))
-    visible = (~output.masked_patches).nonzero()[:, 1].view(2, -1)
-    pooled = model.merit.ecg_model(ecgs(), visible_patches=visible).pooler_output
-    assert visible.shape == (2, 36)  # int(10 * 0.75) of 10 patches masked in each of 12 leads
-    assert close(output.ecg_embeds, model.merit.ecg_projection(pooled))
+    model = MeritForPreTraining(merit_config(num_words=3)).eval()
+    frequencies = torch.tensor([0.5, 0.25, 0.5])
+    model.merit.set_words(torch.tensor([8, 6, 7]), frequencies)
+    assert model.merit.word_keys.tolist() == [6, 7, 8]  # ascending, and the frequencies with them
+    assert close(model.merit.word_log_odds.sigmoid(), torch.tensor([0.25, 0.5, 0.5]))
+    assert model.merit.get_word_evidence(ecgs()).abs().max() == 0
+    # Reports that hold the words as often as said: tokens 5, 6, 7 in one, two and two of four.
+    output = model(ecgs(4), **reports([5, 6], [6, 7], [7, 9], [9]))
+    assert output.word_information.item() == pytest.approx(0, abs=1e-5)
 
 
-def test_masked_alignment_without_reconstruction():
-    model = build(MeritForPreTraining, merit_config(alignment_view="masked", reconstruction_weight=0.0))
-    output = model(ecgs(), **reports(*TEXTS))
-    assert output.reconstruction is None and output.loss.item() == output.contrastive_loss.item()
+def test_word_evidence_is_the_gain_in_log_probability():
+    model = pretraining_model().merit
+    evidence = model.get_word_evidence(ecgs())
+    probability = model.get_word_logits(model.ecg_model(ecgs()).pooler_output).sigmoid()
+    assert close(evidence, (probability / torch.linspace(0.1, 0.9, 5)).log(), tolerance=1e-4)
+    assert evidence.abs().max() > 1e-2
+    assert model.get_words(**reports([2, 5, 9, 3], [2, 50, 3])).tolist() == [[1, 0, 0, 0, 1], [0] * 5]
+    with pytest.raises(ValueError, match="`num_words` 0"):
+        build(MeritModel, merit_config()).get_word_evidence(ecgs())
 
 
-def test_partial_records_in_pre_training():
+@pytest.mark.parametrize(
+    "keys, frequencies, message",
+    [
+        ([1, 2, 3], [0.5] * 3, "Expected 5 different words, got 3"),
+        ([1, 2, 3, 4, 4], [0.5] * 5, "Expected 5 different words, got 4"),
+        ([1, 2, 3, 4, 5], [0.5, 0.5, 0.5, 0.5, 1.0], "above 0 and below 1"),
+        ([1, 2, 3, 4, 5], [0.5, 0.5, 0.5, 0.5, 0.0], "above 0 and below 1"),
+    ],
+)
+def test_wrong_words_are_named(keys, frequencies, message):
+    with pytest.raises(ValueError, match=message):
+        pretraining_model().merit.set_words(torch.tensor(keys), torch.tensor(frequencies))
+
+
+@pytest.mark.parametrize("padding", [0, 37])
+def test_partial_records_in_pre_training(padding):
     """Padding and absent leads are neither targets nor seen."""
-    model = build(MeritForPreTraining, merit_config())
-    mask = mask_of(["II", "V5"], 500).clone()
-    mask[1, :, 250:] = False
-    outputs = []
-    for filler in (0.0, float("nan")):
-        torch.manual_seed(0)
-        outputs.append(model(ecgs().masked_fill(~mask, filler), mask, **reports(*TEXTS)))
-    # 10 and 5 valid patches per lead, of which 3 are kept.
-    assert outputs[0].masked_patches.sum(dim=1).tolist() == [2 * 7, 2 * 2]
+    model = pretraining_model()
+    mask = nn.functional.pad(mask_of(["II", "V5"], 480).clone(), (0, padding))
+    mask[1, :, 240:] = False
+    noise = torch.rand(2, 12, -(-mask.shape[2] // PATCH))
+    outputs = [
+        model(ecgs(samples=480 + padding).masked_fill(~mask, filler), mask, **reports(*TEXTS), noise=noise)
+        for filler in (0.0, float("nan"))
+    ]
+    # 60 and 30 valid patches per lead, of which half are masked.
+    assert outputs[0].masked_patches.sum(dim=2)[:, [1, 10]].tolist() == [[30, 30], [15, 15]]
+    assert outputs[0].masked_patches.sum(dim=(1, 2)).tolist() == [60, 30]
     assert outputs[0].loss.isfinite() and outputs[0].loss.item() == outputs[1].loss.item()
 
 
 @pytest.mark.parametrize("count, got", [(0, "none"), (3, "3")])
-def test_pre_training_wants_one_report_per_ecg(count, got):
-    model = build(MeritForPreTraining, merit_config())
+@pytest.mark.parametrize("fields", [{}, {"contrastive_weight": 0.0}, {"reconstruction_weight": 0.0}])
+def test_pre_training_wants_one_report_per_ecg(count, got, fields):
+    model = pretraining_model(**fields)
     text = reports(*[[2, 5, 3]] * count) if count else {}
     with pytest.raises(ValueError, match=rf"one report per ECG \(2\), got {got}"):
         model(ecgs(), **text)
@@ -342,54 +443,188 @@ def test_classification_losses():
     expected = -output.logits.log_softmax(dim=1)[torch.arange(3), torch.tensor([2, 0, 1])].mean()
     assert output.loss.item() == pytest.approx(expected.item(), abs=1e-5)
 
+    model.config.problem_type = "regression"
+    targets = torch.randn(3, 3)
+    expected = (output.logits - targets).square().mean().item()
+    assert model(values, labels=targets).loss.item() == pytest.approx(expected, rel=1e-5)
+
     assert model(values).loss is None
-    model.config.problem_type = None
-    with pytest.raises(ValueError, match="multi_label_classification.*got None"):
-        model(values, labels=labels)
+    with pytest.raises(StrictDataclassFieldValidationError, match="problem_type"):
+        model.config.problem_type = "ranking"
 
 
-def test_training_lowers_both_losses():
+@pytest.mark.parametrize(
+    "num_labels, labels, problem_type, loss",
+    [
+        (1, torch.tensor([0.5, -1.0]), "regression", lambda z, y: (z[:, 0] - y).square().mean()),
+        (1, torch.tensor([[0.5], [-1.0]]), "regression", lambda z, y: (z - y).square().mean()),
+        (3, torch.tensor([2, 0]), "single_label_classification", nn.functional.cross_entropy),
+        (
+            3,
+            torch.tensor([[1.0, 0, 1], [0, 0, 1]]),
+            "multi_label_classification",
+            nn.functional.binary_cross_entropy_with_logits,
+        ),
+    ],
+)
+def test_labels_say_what_the_problem_is(num_labels, labels, problem_type, loss):
+    model = build(MeritForEcgClassification, ecg_config(num_labels=num_labels))
+    assert model.config.problem_type is None
+    output = model(ecgs(), labels=labels)
+    assert model.config.problem_type == problem_type
+    assert output.loss.item() == pytest.approx(loss(output.logits, labels).item(), rel=1e-5)
+
+
+def first_block(drop_path: float, training: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output of the last residual block of an encoder for 400 equal records, and of its shortcut."""
+    model = build(MeritEcgModel, ecg_config(depths=[1, 2], drop_path_rate=drop_path))
+    layer = model.stages[1].layers[1].train(training)
+    for part in (layer.first, layer.second):
+        part.eval()  # batch statistics would change the output by themselves
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.rand(1, 16, 5, generator=generator).expand(400, -1, -1)
     torch.manual_seed(0)
-    model = MeritForPreTraining(merit_config()).train()
+    return layer(hidden, torch.ones(400, 1, 5)), hidden
+
+
+def test_stochastic_depth_in_training_only():
+    """A quarter of the records skip the block in training; the others keep the expectation; none in evaluation."""
+    whole, hidden = first_block(0.0, training=True)
+    evaluated, _ = first_block(0.25, training=False)
+    assert torch.equal(evaluated, whole) and not close(whole, hidden, tolerance=1e-2)
+    dropped, _ = first_block(0.25, training=True)
+    skipped = (dropped == hidden).all(dim=2).all(dim=1)
+    assert skipped.float().mean().item() == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 400) ** 0.5)
+    kept = dropped[~skipped]
+    assert close(kept, kept[:1].expand_as(kept))
+    inner = (kept[0] > 0) & (whole[0] > 0)
+    assert close((kept[0] - hidden[0])[inner] * 0.75, (whole[0] - hidden[0])[inner]) and inner.sum() > 20
+
+
+def test_stochastic_depth_grows_to_the_last_block():
+    model = MeritEcgModel(ecg_config(hidden_sizes=[8, 8, 8], depths=[2, 1, 2], drop_path_rate=0.4))
+    rates = [layer.drop_path for stage in model.stages for layer in stage.layers]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_dropout_of_the_feature_in_training_only():
+    model = build(MeritForEcgClassification, ecg_config(hidden_dropout=0.5))
+    assert torch.equal(model(ecgs()).logits, model(ecgs()).logits)
+    model.dropout.train()
+    assert not torch.equal(model(ecgs()).logits, model(ecgs()).logits)
+
+
+def test_training_lowers_all_losses():
+    torch.manual_seed(0)
+    model = MeritForPreTraining(merit_config(num_words=4)).train()
+    model.merit.set_words(torch.arange(6, 10), torch.full((4,), 0.25))
     time = torch.arange(500) / 100
     rates = torch.tensor([1.0, 1.5, 2.0, 2.5])[:, None, None]
     values = torch.sin(2 * torch.pi * rates * time).expand(4, 12, 500).contiguous()
     inputs = {"input_values": values, **reports([2, 5, 3], [2, 6, 3], [2, 7, 3], [2, 8, 3])}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     history = []
     for _ in range(100):
         output = model(**inputs)
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        history.append((output.reconstruction_loss.item(), output.contrastive_loss.item()))
+        history.append([output[f"{name}_loss"].item() for name in ("reconstruction", "contrastive", "word")])
     assert history[-1][0] < 0.7 * history[0][0]
-    assert history[-1][1] < 0.1 < 1.386 < history[0][1]  # from above log 4 to nearly nothing
+    assert history[-1][1] < 0.1 < 1.2 < history[0][1]  # from about log 4 to nearly nothing
+    assert history[-1][2] < 0.5 < 2.2 < history[0][2]  # from the entropy of the words, 2.25
 
 
 def test_same_seed_same_model():
     a, b, other = (build(MeritForPreTraining, merit_config(), seed=seed) for seed in (0, 0, 1))
-    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters()))
+    assert all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values()))
     assert any(not torch.equal(x, y) for x, y in zip(a.parameters(), other.parameters()))
-    pairs = itertools.combinations(MeritEcgModel(ecg_config()).embeddings.positions.lead_embedding.weight, 2)
-    assert all(not torch.equal(x, y) for x, y in pairs)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a module of custom code without parameters of its own counts as initialised: `_init_weights` never sees it",
+)
+def test_residual_blocks_start_as_their_shortcuts():
+    torch.manual_seed(0)
+    model = MeritEcgModel(ecg_config(depths=[2, 1])).eval()
+    layer, hidden = model.stages[0].layers[1], torch.rand(2, 8, 5)
+    assert torch.equal(layer(hidden, torch.ones(2, 1, 5)), hidden)
 
 
 def test_windows_are_encoded_as_records_of_their_own():
-    """A record of 7.5 s in windows of 2.5 s, the last of them with a masked lead, and one that does not divide."""
+    """A record of three windows, the last of them with a masked lead, and one whose last window is not full."""
     whole = build(MeritEcgModel, ecg_config())
-    windowed = MeritEcgModel(ecg_config(window_seconds=2.5)).eval()
+    windowed = MeritEcgModel(ecg_config(window_seconds=2.56)).eval()
     windowed.load_state_dict(whole.state_dict())
-    values = ecgs(samples=750)
+    values = ecgs(samples=768)
     mask = torch.ones_like(values, dtype=torch.bool)
-    mask[:, 3, 500:] = False
+    mask[:, 3, 512:] = False
     with torch.no_grad():
         joined = windowed(values, mask)
-        parts = [whole(values[..., i : i + 250], mask[..., i : i + 250]) for i in (0, 250, 500)]
-        tokens = [part.last_hidden_state.unflatten(1, (12, 5)) for part in parts]
-        torch.testing.assert_close(joined.last_hidden_state, torch.cat(tokens, dim=2).flatten(1, 2))
-        means = torch.stack([part.pooler_output * part.token_mask.sum(1, keepdim=True) for part in parts]).sum(0)
-        torch.testing.assert_close(joined.pooler_output, means / joined.token_mask.sum(1, keepdim=True))
+        parts = [whole(values[..., i : i + 256], mask[..., i : i + 256]) for i in (0, 256, 512)]
+        torch.testing.assert_close(joined.last_hidden_state, torch.cat([p.last_hidden_state for p in parts], dim=1))
+        torch.testing.assert_close(joined.pooler_output, torch.stack([p.pooler_output for p in parts]).mean(0))
+        assert torch.equal(joined.token_mask, torch.cat([p.token_mask for p in parts], dim=1))
         short = windowed(values[..., :620])
-        assert short.last_hidden_state.shape[1] == 12 * 13 and short.last_hidden_state.isfinite().all()
-        torch.testing.assert_close(windowed(values[..., :250]).pooler_output, whole(values[..., :250]).pooler_output)
+        ends = [whole(values[..., i : min(i + 256, 620)]) for i in (0, 256, 512)]
+        torch.testing.assert_close(short.pooler_output, torch.stack([p.pooler_output for p in ends]).mean(0))
+        torch.testing.assert_close(short.last_hidden_state, torch.cat([p.last_hidden_state for p in ends], dim=1))
+        one = windowed(values[..., :256]).pooler_output
+        torch.testing.assert_close(one, whole(values[..., :256]).pooler_output)
+        gap = mask.clone()
+        gap[:, :, 256:512] = False  # a window without any sample counts for nothing
+        rest = torch.stack([parts[0].pooler_output, parts[2].pooler_output]).mean(0)
+        torch.testing.assert_close(windowed(values, gap).pooler_output, rest)
+
+
+def test_reconstruction_has_the_patches_of_the_signal():
+    model = pretraining_model()
+    output = model(ecgs(samples=499), **reports(*TEXTS))
+    patches = patchify(nn.functional.pad(ecgs(samples=499), (0, 5)), PATCH)
+    assert output.reconstruction.shape == patches.shape == (2, 12, 63, 8)
+
+
+class Rows(torch.utils.data.Dataset):
+    def __init__(self, **columns: torch.Tensor):
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        return {name: column[index] for name, column in self.columns.items()}
+
+
+def trainer(model, folder, rows: Rows, **options) -> Trainer:
+    defaults = {"report_to": "none", "use_cpu": True, "save_strategy": "no", "disable_tqdm": True}
+    return Trainer(
+        model, TrainingArguments(str(folder), **(defaults | options)), train_dataset=rows, eval_dataset=rows
+    )
+
+
+def test_trainer_evaluates_pre_training(tmp_path):
+    rows = Rows(input_values=ecgs(4), **reports(*TEXTS, [2, 8, 3], [2, 9, 9, 3]))
+    model = pretraining_model(reconstruction_weight=0.0)  # no random masks: the loss can be checked
+    metrics = trainer(model, tmp_path, rows, per_device_eval_batch_size=4).evaluate()
+    assert metrics["eval_loss"] == pytest.approx(model(**rows.columns).loss.item(), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_accumulated_gradients_are_those_of_one_large_batch(tmp_path):
+    """A step of stochastic gradient descent of the `Trainer`: eight records at once, or four times two."""
+    labels = (torch.rand(8, 3, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    rows, weights = Rows(input_values=ecgs(8), labels=labels), []
+    for size, steps in ((8, 1), (2, 4)):
+        model = build(MeritForEcgClassification, ecg_config(num_labels=3))
+        before = model.classifier.weight.detach().clone()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d):  # statistics of a batch depend on its size
+                module.train = lambda mode=True, module=module: module
+        options = {"optim": "sgd", "learning_rate": 1.0, "lr_scheduler_type": "constant", "max_grad_norm": 0.0}
+        options |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps, "max_steps": 1}
+        trainer(model, tmp_path / str(size), rows, **options).train()
+        weights.append(model.state_dict())
+        assert (model.classifier.weight - before).abs().max() > 1e-3
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=1e-5)

@@ -18,24 +18,28 @@ import numpy as np
 import pytest
 import torch
 from datasets import Array2D, Dataset, Features, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_checkpoints import write_checkpoint
-from tiny_models import ENCODER
+from tiny_models import TRANSFORMER
 from transformers import AutoModel, BertConfig, BertModel
 
 import modeling_merit
 from modeling_merit.processing.training.checkpoints import find_damage, read_state, saved_checkpoints
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.pairs import load_tables
-from modeling_merit.processing.training.tokenizers import train_wordpiece
+from modeling_merit.processing.training.tokenizers import frequent_ngrams, train_wordpiece
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "pretrain.py"
 pretrain = SimpleNamespace(**runpy.run_path(str(SCRIPT)))
 # 49 training records: 6 batches of 8, and 3 steps an epoch.
 RUN = ["--dataset", "synthetic", "--num_records", "60", "--batch_size", "8", "--gradient_accumulation_steps", "2"]
+RUN += ["--size", "tiny", "--min_reports", "5"]
 STEPS = ["--max_train_steps", "7", "--checkpointing_steps", "1", "--checkpoints_total_limit", "3"]
 CODE = {
+    "conditioning.py",
     "configuration_merit.py",
     "feature_extraction_merit.py",
     "leads.py",
@@ -125,7 +129,14 @@ def test_a_run_over_an_earlier_one(tmp_path, cache):
 def test_tensorboard_shows_the_curves(whole_run):
     folder, results = whole_run
     events = EventAccumulator(str(folder / "merit")).Reload()
-    for term in ("loss", "reconstruction_loss", "contrastive_loss", "text_information"):
+    for term in (
+        "loss",
+        "reconstruction_loss",
+        "contrastive_loss",
+        "text_information",
+        "word_loss",
+        "word_information",
+    ):
         assert len(events.Scalars(f"train/{term}")) == 7
         shown = [(point.step, point.value) for point in events.Scalars(f"validation/{term}")]
         found = [(point["step"], pytest.approx(point["validation"][term])) for point in results["curves"]]
@@ -159,12 +170,14 @@ def test_results_say_what_was_done(whole_run):
     assert results["settings"]["max_train_steps"] == 7 and results["settings"]["output_dir"] == str(folder)
     assert (results["train_records"], results["validation_records"], results["processes"]) == (49, 4, 1)
     assert [point["step"] for point in results["curves"]] == [3, 6, 7]
-    names = {"loss", "reconstruction_loss", "contrastive_loss", "reconstruction_information", "text_information"}
+    names = {"loss", "reconstruction_loss", "contrastive_loss", "word_loss"}
+    names |= {"reconstruction_information", "text_information", "word_information"}
     for point in results["curves"]:
         for part in (point["train"], point["validation"]):
             assert set(part) == names and all(math.isfinite(value) for value in part.values())
-            weighed = results["settings"]["contrastive_weight"] * part["contrastive_loss"]
-            assert part["loss"] == pytest.approx(part["reconstruction_loss"] + weighed, rel=1e-5)
+            terms = ("reconstruction", "contrastive", "word")
+            weighed = sum(results["settings"][f"{term}_weight"] * part[f"{term}_loss"] for term in terms)
+            assert part["loss"] == pytest.approx(weighed, rel=1e-5)
             assert part["text_information"] < math.log(8)
     losses = [point["validation"]["loss"] for point in results["curves"]]
     assert results["best_validation_loss"] == min(losses)
@@ -201,7 +214,7 @@ def test_resumed_run_is_the_same_run(whole_run, tmp_path, cache):
 @pytest.mark.slow
 def test_resumed_run_of_two_processes_is_the_same_run(tmp_path, cache):
     whole, rest = tmp_path / "whole", tmp_path / "rest"
-    options = [*RUN, *STEPS, "--batch_size", "4", "--alignment_view", "masked"]
+    options = [*RUN, *STEPS, "--batch_size", "4", "--drop_path", "0.2"]
     results = run(whole, cache, *options, processes=2)
     assert results["processes"] == 2 and [point["step"] for point in results["curves"]] == [3, 6, 7]
     shutil.copytree(whole / "checkpoints" / "checkpoint_3", rest / "checkpoints" / "checkpoint_3")
@@ -291,7 +304,7 @@ def test_another_run_is_not_resumed(whole_run, cache, tmp_path):
     assert message.startswith("Expected the run of") and "Traceback" not in done.stderr
     for change in (
         "batch_size times processes is 16 instead of 8",
-        "learning_rate is 0.0001 instead of 0.002",
+        "learning_rate is 0.0001 instead of 0.005",
         "seed is 1 instead of 0",
         "steps is 9 instead of 7",
         "data_fingerprint is",
@@ -320,22 +333,27 @@ def test_killed_runs_end_as_the_unbroken_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "off, on, extra",
+    "on, extra",
     [
-        ("contrastive", "reconstruction", ["--mixed_precision", "bf16", "--num_workers", "1"]),
-        ("reconstruction", "contrastive", ["--normalization", "record_zscore", "--gradient_checkpointing"]),
+        ("reconstruction", ["--mixed_precision", "bf16", "--num_workers", "1"]),
+        ("contrastive", ["--normalization", "record_zscore", "--gradient_checkpointing", "--high_pass", "0"]),
+        ("word", ["--no_augmentation", "--max_ngram", "2", "--dropout", "0"]),
     ],
 )
-def test_one_branch_alone(tmp_path, cache, off, on, extra):
-    results = run(tmp_path, cache, *RUN, "--max_train_steps", "2", f"--{off}_weight", "0", *extra)
+def test_one_branch_alone(tmp_path, cache, on, extra):
+    off = {"reconstruction", "contrastive", "word"} - {on}
+    weights = [part for name in sorted(off) for part in (f"--{name}_weight", "0")]
+    results = run(tmp_path, cache, *RUN, "--max_train_steps", "2", *weights, *extra)
     means = results["curves"][-1]["validation"]
-    information = {"reconstruction": "reconstruction_information", "contrastive": "text_information"}[on]
+    information = {"contrastive": "text_information"}.get(on, f"{on}_information")
     assert set(means) == {"loss", f"{on}_loss", information}
     weight = results["settings"][f"{on}_weight"]
     assert means["loss"] == pytest.approx(weight * means[f"{on}_loss"]) and math.isfinite(means["loss"])
-    processor = modeling_merit.MeritProcessor.from_pretrained(tmp_path)
-    assert processor.feature_extractor.normalization == results["settings"]["normalization"]
-    assert getattr(AutoModel.from_pretrained(tmp_path).config, f"{off}_weight") == 0
+    extractor = modeling_merit.MeritProcessor.from_pretrained(tmp_path).feature_extractor
+    assert extractor.normalization == results["settings"]["normalization"]
+    assert extractor.high_pass == (None if on == "contrastive" else 0.5)
+    config = AutoModel.from_pretrained(tmp_path).config
+    assert all(getattr(config, f"{name}_weight") == 0 for name in off) and (config.num_words > 0) == (on == "word")
 
 
 def parse(monkeypatch, *arguments: str):
@@ -375,7 +393,7 @@ def test_data_without_reports_is_named(monkeypatch, tmp_path):
     args = parse(monkeypatch, "--dataset", str(tmp_path), "--output_dir", str(tmp_path / "run"))
     with pytest.raises(SystemExit, match=r"Expected ECGs with reports in the train split of .*, got 1 of 4"):
         load_tables(args)
-    args.contrastive_weight = 0.0
+    args.contrastive_weight = args.word_weight = 0.0
     assert [len(table) for table in load_tables(args)] == [4, 4]
 
 
@@ -394,8 +412,8 @@ def test_trained_tokenizer_is_repeatable():
 
 def test_only_weight_matrices_decay(monkeypatch, tmp_path):
     """A step without gradients shows what decays: nothing else moves."""
-    args = parse(monkeypatch, "--output_dir", str(tmp_path), "--vocab_size", "60")
-    model, _ = pretrain.build(args, {"report": ["sinus rhythm"]}, torch.device("cpu"))
+    args = parse(monkeypatch, "--output_dir", str(tmp_path), "--vocab_size", "60", "--min_reports", "1")
+    model, _ = pretrain.build(args, {"report": ["sinus rhythm", "sinus bradycardia"]})
     groups = parameter_groups(model, learning_rate=0.1, weight_decay=0.5)
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     with torch.no_grad():
@@ -406,26 +424,66 @@ def test_only_weight_matrices_decay(monkeypatch, tmp_path):
     moved = {name for name, parameter in model.named_parameters() if not (parameter == 1).all()}
     kept = {name for name, _ in model.named_parameters()} - moved
     assert all(model.state_dict()[name].ndim >= 2 and (model.state_dict()[name] == 0.95).all() for name in moved)
-    learned = ("position_embeddings.weight", "lead_embedding.weight", "mask_token")
-    for ending in ("bias", "logit_scale", "LayerNorm.weight", *learned):
+    learned = ("position_embeddings.weight", "word_embeddings.weight")
+    for ending in ("bias", "logit_scale", "LayerNorm.weight", "layernorm.weight", "normalization.weight", *learned):
         names = {name for name in kept | moved if name.endswith(ending)}
         assert names and names <= kept, ending
-    for part in ("patch_projection", "q_proj", "fc1", "ecg_projection.fc2", "decoder.embedding", "decoder.prediction"):
+    heads = ("ecg_projection.fc2", "word_head", "decoder.embedding", "decoder.prediction")
+    for part in ("stem.convolutions.0.convolution", "shortcut.convolution", "query", *heads):
         assert any(f"{part}.weight" in name for name in moved), part
 
 
 def test_named_text_model_is_loaded(monkeypatch, tmp_path, tiny_tokenizer):
     torch.manual_seed(1)
-    text_model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer), **ENCODER))
+    text_model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer), **TRANSFORMER))
     text_model.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     args = parse(
-        monkeypatch, "--output_dir", str(tmp_path / "run"), "--text_model", str(tmp_path), "--mask_ratio", "0.5"
-    )
-    model, processor = pretrain.build(args, None, torch.device("cpu"))
+        monkeypatch, "--output_dir", str(tmp_path / "run"), "--text_model", str(tmp_path), "--mask_ratio", "0.4",
+        "--min_reports", "2", "--max_ngram", "2",
+    )  # fmt: skip
+    model, processor = pretrain.build(args, {"report": ["sinus rhythm", "normal ecg", "Sinus  rhythm, normal ECG"]})
     loaded = model.merit.text_model.state_dict()
     expected = {name: value for name, value in text_model.state_dict().items() if not name.startswith("pooler.")}
     assert loaded.keys() == expected.keys()
     assert all(torch.equal(loaded[name], expected[name]) for name in expected)
-    assert model.config.text_pooling == "cls" and model.config.mask_ratio == 0.5
+    assert model.config.text_pooling == "cls" and model.config.mask_ratio == 0.4
+    # Of the words, "sinus rhythm" and "normal ecg", and twice [CLS] sinus and ecg [SEP]; [CLS] and [SEP] stand in all
+    # reports and tell nothing.
+    held = model.merit.get_words(**tiny_tokenizer(["sinus rhythm", "ecg"], padding=True, return_tensors="pt"))
+    assert model.config.num_words == held.shape[1] == 8
+    assert held.sum(dim=1).tolist() == [4, 2]
+    assert torch.allclose(model.merit.word_log_odds.sigmoid(), torch.full((8,), 2 / 3))
     assert processor.tokenizer("sinus rhythm").input_ids == tiny_tokenizer("sinus rhythm").input_ids
+
+
+@settings(max_examples=50)
+@given(
+    st.lists(st.lists(st.integers(0, 5), max_size=6), min_size=1, max_size=12), st.integers(1, 4), st.integers(1, 3)
+)
+def test_frequent_ngrams_are_those_of_enough_reports_but_not_of_all(texts, min_reports, longest):
+    held = [
+        {tuple(text[i : i + size]) for size in range(1, longest + 1) for i in range(len(text) - size + 1)}
+        for text in texts
+    ]
+    counts = {ngram: sum(ngram in one for one in held) for ngram in set().union(*held)}
+    wanted = {
+        sum((token + 1) * 7**place for place, token in enumerate(reversed(ngram))): count / len(texts)
+        for ngram, count in counts.items()
+        if min_reports <= count < len(texts)
+    }
+    keys, frequencies = frequent_ngrams(texts, 6, longest, min_reports)
+    assert keys.tolist() == sorted(wanted) and keys.dtype == np.int64
+    np.testing.assert_allclose(frequencies, [wanted[key] for key in keys.tolist()], rtol=1e-6)
+
+
+def test_words_of_the_training_reports_have_their_frequencies(monkeypatch, tmp_path):
+    """What the model is told of its words is what its own bags of the training reports say."""
+    args = parse(monkeypatch, "--output_dir", str(tmp_path), "--size", "tiny", "--min_reports", "3")
+    words = ["sinus", "rhythm", "normal", "ecg", "atrial", "fibrillation", "block", "left", "right"]
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(words, rng.integers(1, 7))) for _ in range(40)]
+    model, processor = pretrain.build(args, {"report": texts})
+    bags = model.merit.get_words(**processor(text=texts, return_tensors="pt"))
+    assert bags.shape[1] == model.config.num_words > 20 and bags.sum(dim=0).min() >= 3
+    torch.testing.assert_close(model.merit.word_log_odds.sigmoid(), bags.mean(dim=0))

@@ -16,6 +16,7 @@ from modeling_merit.processing.writers import write_wfdb
 
 LEADS = list(STANDARD_LEADS)
 METADATA = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
+AS_THEY_ARE = {"high_pass": None, "patch_length": 50}  # what went in can be compared
 WORDS = ["[PAD]", "[UNK]", "<s>", "sinus", "rhythm", "normal", "ecg", "user", ":"]
 CHAT = (
     "{% for message in messages %}<s>{{ message.role }} : {% for block in message.content %}"
@@ -39,13 +40,15 @@ def make_ecg(samples=1000, leads=12, seed=0):
 
 @pytest.fixture
 def processor():
-    return MeritProcessor(MeritFeatureExtractor(), make_tokenizer(model_max_length=8))
+    return MeritProcessor(MeritFeatureExtractor(**AS_THEY_ARE), make_tokenizer(model_max_length=8))
 
 
 @pytest.fixture
 def prompter():
     """A processor for generation: its tokenizer knows the placeholder, and an ECG takes 3 of them."""
-    return MeritProcessor(MeritFeatureExtractor(), make_tokenizer(True), num_ecg_tokens=3, chat_template=CHAT)
+    return MeritProcessor(
+        MeritFeatureExtractor(**AS_THEY_ARE), make_tokenizer(True), num_ecg_tokens=3, chat_template=CHAT
+    )
 
 
 # --- ECGs and text --------------------------------------------------------------------------------------------------
