@@ -11,6 +11,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from .tasks_merit import MeritTasks
+
 STANDARD_LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 
 SIZES = {
@@ -27,6 +29,12 @@ AUTO_MAP = {
     "AutoConfig": "configuration_merit.MeritConfig",
     "AutoModel": "modeling_merit.MeritModel",
     "AutoModelForPreTraining": "modeling_merit.MeritForPreTraining",
+}
+ECG_AUTO_MAP = {
+    "AutoConfig": "configuration_merit.MeritEcgConfig",
+    "AutoModel": "modeling_merit.MeritEcgModel",
+    "AutoModelForAudioClassification": "modeling_merit.MeritForEcgClassification",
+    "AutoModelForSequenceClassification": "modeling_merit.MeritForEcgClassification",
 }
 GENERATION_AUTO_MAP = {
     "AutoConfig": "configuration_merit.MeritGenerationConfig",
@@ -59,7 +67,7 @@ def check_heads(config: PreTrainedConfig, prefix: str = "") -> None:
 
 
 @strict
-class MeritEcgConfig(PreTrainedConfig):
+class MeritEcgConfig(MeritTasks, PreTrainedConfig):
     r"""Configuration of [`MeritEcgModel`], a pre-LayerNorm vision transformer over patches of single leads.
 
     Args:
@@ -130,6 +138,7 @@ class MeritEcgConfig(PreTrainedConfig):
     amplitude_embedding: bool = True
     window_seconds: float | int | None = None
     min_patch_coverage: float | int = 0.5
+    auto_map: dict = field(default_factory=lambda: dict(ECG_AUTO_MAP))
 
     def validate_shapes(self):
         positive = ("sampling_rate", "patch_length", "hidden_size", "num_attention_heads", "intermediate_size")
@@ -156,7 +165,7 @@ class MeritEcgConfig(PreTrainedConfig):
 
 
 @strict
-class MeritConfig(PreTrainedConfig):
+class MeritConfig(MeritTasks, PreTrainedConfig):
     r"""Configuration of [`MeritModel`] and [`MeritForPreTraining`].
 
     Args:
@@ -288,7 +297,7 @@ class MeritConfig(PreTrainedConfig):
 
 
 @strict
-class MeritGenerationConfig(PreTrainedConfig):
+class MeritGenerationConfig(MeritTasks, PreTrainedConfig):
     r"""Configuration of [`MeritForConditionalGeneration`].
 
     Args:

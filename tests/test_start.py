@@ -25,7 +25,7 @@ assert type(AutoConfig.for_model("merit_generation")) is modeling_merit.MeritGen
 generation = AutoModelForMultimodalLM._model_mapping[modeling_merit.MeritGenerationConfig]
 assert generation is modeling_merit.MeritForConditionalGeneration
 assert modeling_merit.MeritForPreTraining._auto_class == "AutoModelForPreTraining"
-assert modeling_merit.MeritForEcgClassification._auto_class == "AutoModel"
+assert modeling_merit.MeritForEcgClassification._auto_class == "AutoModelForSequenceClassification"
 assert modeling_merit.MeritProcessor._auto_class == "AutoProcessor"
 assert not any(type(finder).__module__.startswith("modeling_merit") for finder in sys.meta_path)
 assert sys.modules["transformers"].__spec__.loader.__class__.__module__ != "modeling_merit.registration"
