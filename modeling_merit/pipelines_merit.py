@@ -63,9 +63,9 @@ class MeritPipeline(ChunkPipeline):
 
     - `sampling_rate` (Hz), `leads`, `units` ("mV", "uV", "nV" or "V"): of arrays, or of files that do not state them.
     - `window_seconds`, `step_seconds`: encode windows of this length, one every `step_seconds` (`window_seconds` by
-      default), and join their results; for recordings longer than the model accepts, which are refused otherwise. A
-      rest at the end is left out, and so are windows that the model cannot take, with a warning. An ECG no longer
-      than a window is encoded whole.
+      default), each as an ECG of its own, and join their results; for recordings longer than the model accepts, which
+      are refused otherwise. A rest at the end is left out, and so are windows that the model cannot take, with a
+      warning. An ECG no longer than a window is encoded whole.
     - `truncation`: cut an ECG that is too long instead.
     - `batch_size`: ECGs or windows that the model takes at once.
     """
@@ -250,8 +250,8 @@ class MeritEcgClassificationPipeline(ScoringPipeline):
     Arguments beside those of [`MeritPipeline`]:
 
     - `top_k`: how many labels are returned, the best first; all by default.
-    - `function_to_apply`: `"sigmoid"`, `"softmax"` or `"none"`; by default that of `config.problem_type`, which is
-      softmax for several classes of which one holds, else sigmoid.
+    - `function_to_apply`: `"sigmoid"`, `"softmax"` or `"none"`; by default that of `config.problem_type`: softmax
+      where one of several classes holds, none for regression, else sigmoid.
     - `return_windows`: as in [`MeritZeroShotEcgClassificationPipeline`].
 
     Returns for each ECG a list of `{"label", "score"}`. A score is the probability that the model gives to a label, or
@@ -286,7 +286,7 @@ class MeritEcgClassificationPipeline(ScoringPipeline):
         config = self.model.config
         if function_to_apply is None:
             several = config.problem_type == "multi_label_classification" or config.num_labels == 1
-            function_to_apply = "sigmoid" if several else "softmax"
+            function_to_apply = "none" if config.problem_type == "regression" else "sigmoid" if several else "softmax"
         scores = SCORES[function_to_apply](torch.cat([window["output"] for window in windows])).numpy()
         labels = [config.id2label[index] for index in range(config.num_labels)]
         return self.ranking(windows, {"score": scores}, labels, top_k, return_windows)
