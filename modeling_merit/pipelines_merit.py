@@ -177,9 +177,8 @@ class MeritZeroShotEcgClassificationPipeline(ScoringPipeline):
     - `return_windows`: also return the scores of every window, as `{"scores": [...], "windows": [{"start_s", "stop_s",
       "scores"}, ...]}`.
 
-    Returns for each ECG a list of `{"label", "score", "cosine_similarity"}`. A score is how much nearer (in cosine
-    similarity) the ECG is to a label than to the labels on average, as in
-    `modeling_merit.processing.inference.score_prompts`; it is not a probability. Of several windows the mean counts.
+    Returns for each ECG a list of `{"label", "score", "cosine_similarity"}`. A score is that of
+    `modeling_merit.processing.inference.score_prompts`; it is not a probability (see `score_meaning`). Of several windows the mean counts.
 
     Example:
 
@@ -235,12 +234,12 @@ class MeritZeroShotEcgClassificationPipeline(ScoringPipeline):
         return self._last_prompts[1]
 
     def compute(self, ecgs):
-        return self.model.get_ecg_features(ecgs["input_values"], ecgs["ecg_mask"]).float()
+        return self.model.get_score_features(ecgs["input_values"], ecgs["ecg_mask"]).float()
 
     def postprocess(self, windows, candidate_labels=None, top_k=None, return_windows=False):  # type: ignore[override]
         labels = self.embed_labels(candidate_labels)
         found = score_embeddings(torch.cat([window["output"] for window in windows]), labels)
-        scores = {"score": found.relative_similarity, "cosine_similarity": found.cosine_similarity}
+        scores = {"score": found.score, "cosine_similarity": found.cosine_similarity}
         return self.ranking(windows, scores, list(labels.names), top_k, return_windows)
 
 

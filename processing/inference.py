@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modeling_merit.inference_merit import (
+    SIMILARITY_WEIGHT,
     PromptEmbeddings,
     PromptScores,
     embed_prompts,
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 
 FEATURES: dict[str, Callable] = {
     "aligned": lambda model, *ecg: model.get_ecg_features(*ecg),
+    "scores": lambda model, *ecg: model.get_score_features(*ecg),
     "pooled": lambda model, *ecg: model.ecg_model(*ecg).pooler_output,
 }
-"""Features of an ECG by name: aligned, unit vectors to compare with texts; pooled, mean and maximum of the ECG
+"""Features of an ECG by name: aligned, unit vectors to compare with texts; scores, these and the evidence
+for every word that the model predicts, what `score_embeddings` takes; pooled, mean and maximum of the ECG
 encoder's outputs, for classifiers."""
 
 
@@ -164,8 +167,7 @@ def score_prompts(
         prompts: As in `embed_prompts`.
 
     Returns:
-        `PromptScores`: Cosine similarities, and these relative to their mean over the prompts. They are not
-        probabilities: see `benchmark.prompts.SCORE_MEANING`.
+        `PromptScores`: The scores, and the cosine similarities in them. They are not probabilities: see `benchmark.prompts.SCORE_MEANING`.
 
     Raises:
         ValueError: If the processor refuses an ECG, or the prompts have no scores with a meaning.
@@ -173,13 +175,14 @@ def score_prompts(
     embedded = embed_prompts(model, processor, prompts)
     for note in embedded.notes:
         warnings.warn(note, stacklevel=2)
-    return score_embeddings(embed_ecgs(model, processor, ecgs), embedded)
+    return score_embeddings(embed_ecgs(model, processor, ecgs, "scores"), embedded)
 
 
 __all__ = [
     "FEATURES",
     "PromptEmbeddings",
     "PromptScores",
+    "SIMILARITY_WEIGHT",
     "embed_ecgs",
     "embed_prompts",
     "find_checkpoint",

@@ -307,7 +307,7 @@ class TestZeroShot:
             rows = classify(ecg, candidate_labels=labels)
             found, cosine = by_label(rows), by_label(rows, "cosine_similarity")
             assert set(found) == set(labels) and [r["score"] for r in rows] == sorted(found.values(), reverse=True)
-            np.testing.assert_allclose([found[name] for name in labels], expected.relative_similarity[row], atol=1e-5)
+            np.testing.assert_allclose([found[name] for name in labels], expected.score[row], atol=1e-5)
             np.testing.assert_allclose([cosine[name] for name in labels], expected.cosine_similarity[row], atol=1e-5)
 
     def test_the_best_labels(self, classify, ecgs):
