@@ -2,11 +2,11 @@
 
     python examples/zero_shot.py --model merit-ecg --data_dir PTB_XL_FOLDER --run joint --output results/ptb_xl.json
 
-A class is the mean of its prompts (this project's German and English ones, or those of `--prompts`). Its score says how
-much likelier their words are with the ECG than without, plus how much nearer the ECG is to them than to all classes of
-the task (`merit-ecg classify` gives the same). `--score relative_similarity` takes the second part alone, `--score
-cosine_similarity` the cosine itself. Labels of fold 9 choose one threshold per class for F1; fold 10 is scored once. Rows carry the
-task `zero_shot_superclass` and so on; `--predictions` receives what `compare.py` reads.
+A class is the mean of its prompts (this project's German and English ones, or those of `--prompts`). Its score says
+how much likelier their words are with the ECG than without, plus how much nearer the ECG is to them than to all
+classes of the task (`merit-ecg classify` gives the same). `--score relative_similarity` takes the second part alone,
+`--score cosine_similarity` the cosine itself. Labels of fold 9 choose one threshold per class for F1; fold 10 is
+scored once. Rows carry the task `zero_shot_superclass` and so on; `--predictions` receives what `compare.py` reads.
 """
 
 from collections import defaultdict

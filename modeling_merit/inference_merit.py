@@ -158,7 +158,7 @@ def average_prompts(embeddings: np.ndarray, owners: np.ndarray) -> np.ndarray:
 
 
 class PromptEmbeddings(NamedTuple):
-    """Prompts as a model sees them: of every class one unit vector, and the fraction that each word has in its texts."""
+    """Prompts as a model sees them: of every class one unit vector, and the share of each word in its texts."""
 
     names: tuple[str, ...]
     embeddings: np.ndarray  # (classes, projection_dim)
@@ -178,8 +178,8 @@ class PromptScores(NamedTuple):
 def embed_prompts(
     model: Any, processor: Any, prompts: Sequence[str] | Mapping[str, Sequence[str]]
 ) -> PromptEmbeddings:
-    """Return what prompts or classes are to a model: the mean of the unit vectors and of the words of their texts, which
-    are normalised as reports are.
+    """Return what prompts or classes are to a model: the mean of the unit vectors and of the words of their texts,
+    which are normalised as reports are.
 
     Args:
         model (`MeritModel`): As from `load_checkpoint`.

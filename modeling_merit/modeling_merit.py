@@ -555,8 +555,8 @@ class MeritModel(MeritPreTrainedModel):
         return self._word_evidence(self.ecg_model(input_values, ecg_mask).pooler_output)
 
     def get_score_features(self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Return what texts are scored against: `get_ecg_features`, and behind them `get_word_evidence` of a model that
-        predicts words, (batch, projection_dim + num_words)."""
+        """Return what texts are scored against: `get_ecg_features`, and behind them `get_word_evidence` of a model
+        that predicts words, (batch, projection_dim + num_words)."""
         pooled = self.ecg_model(input_values, ecg_mask).pooler_output
         unit = self.ecg_projection(self.dropout(pooled))
         return unit if self.word_head is None else torch.cat([unit.float(), self._word_evidence(pooled)], dim=1)

@@ -178,7 +178,8 @@ class MeritZeroShotEcgClassificationPipeline(ScoringPipeline):
       "scores"}, ...]}`.
 
     Returns for each ECG a list of `{"label", "score", "cosine_similarity"}`. A score is that of
-    `modeling_merit.processing.inference.score_prompts`; it is not a probability (see `score_meaning`). Of several windows the mean counts.
+    `modeling_merit.processing.inference.score_prompts`; it is not a probability (see `score_meaning`).
+    Of several windows the mean counts.
 
     Example:
 

@@ -167,7 +167,8 @@ def score_prompts(
         prompts: As in `embed_prompts`.
 
     Returns:
-        `PromptScores`: The scores, and the cosine similarities in them. They are not probabilities: see `benchmark.prompts.SCORE_MEANING`.
+        `PromptScores`: The scores, and the cosine similarities in them. They are not probabilities: see
+        `benchmark.prompts.SCORE_MEANING`.
 
     Raises:
         ValueError: If the processor refuses an ECG, or the prompts have no scores with a meaning.
