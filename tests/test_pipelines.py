@@ -580,7 +580,7 @@ class TestHandler:
         np.testing.assert_allclose(found[2]["results"][0], own, atol=1e-5)
         expected = ["`candidate_labels`", "Expected an ECG as", "`signal` as a list", "a plain file name"]
         expected += [
-            "signal files beside it",
+            "no WFDB record that can be read",
             "in base64",
             "an empty list",
             "`task` to be one of",

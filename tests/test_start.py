@@ -112,6 +112,7 @@ ORDERS = {
     "configuration": "from modeling_merit.configuration_merit import PROMPTS",
     "model": "import modeling_merit.modeling_merit",
     "generation": "import modeling_merit.modeling_merit_generation",
+    "pipelines": "import modeling_merit.pipelines_merit",
     "processor module": "import modeling_merit.processing.processing_merit",
     "feature extractor module": "import modeling_merit.processing.feature_extraction_merit",
     "readers, then the rest": "from modeling_merit.processing import read_ecg; import modeling_merit.processing.cli",
