@@ -41,7 +41,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             path = args.ecg or write_synthetic_ecg(folder, args.condition)
             record = read_ecg(path)
-        (scores,) = score_prompts(model, processor, record, prompts).relative_similarity
+        (scores,) = score_prompts(model, processor, record, prompts).score
     except (OSError, ValueError) as error:
         parser.error(str(error))
 

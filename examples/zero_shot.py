@@ -2,18 +2,18 @@
 
     python examples/zero_shot.py --model merit-ecg --data_dir PTB_XL_FOLDER --run joint --output results/ptb_xl.json
 
-A class is the mean of its prompts (this project's German and English ones, or those of `--prompts`). Its score is the
-cosine with the ECG less the mean over all classes of the task: how much nearer an ECG is to this class than to the
-others, for InfoNCE leaves open how near it is to all texts (`merit-ecg classify` gives the same). `--score cosine`
-takes the cosine itself. Labels of fold 9 choose one threshold per class for F1; fold 10 is scored once. Rows carry the
-task `zero_shot_superclass` and so on; `--predictions` receives what `compare.py` reads.
+A class is the mean of its prompts (this project's German and English ones, or those of `--prompts`). Its score says
+how much likelier their words are with the ECG than without, plus how much nearer the ECG is to them than to all
+classes of the task (`merit-ecg classify` gives the same). `--score relative_similarity` takes the second part alone,
+`--score cosine_similarity` the cosine itself. Labels of fold 9 choose one threshold per class for F1; fold 10 is
+scored once. Rows carry the task `zero_shot_superclass` and so on; `--predictions` receives what `compare.py` reads.
 """
 
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import torch
+from scipy.special import expit
 from transformers import AutoModel, AutoProcessor
 
 from modeling_merit.processing.benchmark.evaluation import load_signals, record_run
@@ -23,7 +23,7 @@ from modeling_merit.processing.benchmark.prompts import LANGUAGES, load_prompts,
 from modeling_merit.processing.benchmark.results import provenance
 from modeling_merit.processing.benchmark.tasks import load_task
 from modeling_merit.processing.data import PtbXlError
-from modeling_merit.processing.inference import embed_prompts, find_checkpoint, score_embeddings
+from modeling_merit.processing.inference import PromptScores, embed_prompts, find_checkpoint, score_embeddings
 from modeling_merit.processing.probing.embeddings import embed_signals, load_extractor, weights_fingerprint
 
 METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned")  # a cosine is not a probability: 0.5 means nothing to it
@@ -55,7 +55,7 @@ def main():
     )
     parser.add_argument("--prompts", type=Path, help="JSON of class to text(s), or text lines `CLASS: prompt`.")
     parser.add_argument("--languages", nargs="+", default=LANGUAGES, choices=LANGUAGES, help="Of the own prompts.")
-    parser.add_argument("--score", default="relative", choices=("relative", "cosine"))
+    parser.add_argument("--score", default="score", choices=PromptScores._fields)
     args = parser.parse_args()
 
     origin = provenance(seed=args.seed)
@@ -76,7 +76,7 @@ def main():
     except PtbXlError as error:
         parser.error(str(error))
     embeds = {
-        split: embed_signals(model.get_ecg_features, view, extractor.prepare, args.batch_size, args.device, split)
+        split: embed_signals(model.get_score_features, view, extractor.prepare, args.batch_size, args.device, split)
         for split, view in views.items()
     }
     fields = {"prompts": str(args.prompts) if args.prompts else "+".join(args.languages), "score": args.score}
@@ -87,9 +87,9 @@ def main():
         for note in embedded.notes:
             print(f"{name}: {note}")
         found = {split: score_embeddings(embeds[split][task.rows[split]], embedded) for split in embeds}
-        similarities = {split: getattr(scores, f"{args.score}_similarity") for split, scores in found.items()}
-        # From [-2, 2] to [0, 1], where thresholds are looked for; the order stays.
-        scores = {split: np.clip((2 + similarity) / 4, 0, 1) for split, similarity in similarities.items()}
+        similarities = {split: getattr(scores, args.score) for split, scores in found.items()}
+        # To [0, 1], where thresholds are looked for; the order stays.
+        scores = {split: expit(similarity) for split, similarity in similarities.items()}
         note = f" ({len(task.classes)} classes)"
         record_run(args, origin, task, scores, note, task_name=f"zero_shot_{name}", metrics=METRICS, **fields)
 

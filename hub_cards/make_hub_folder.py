@@ -1,20 +1,33 @@
-"""Make the folder that is published on the Hub: weights, configuration, processor, code and card.
+"""Make the folder that is published on the Hub: weights, configuration, processor, code, card and endpoint handler.
 
     python hub_cards/make_hub_folder.py --model hub_cards/merit-ecg --output build/hub/merit-ecg
 
 The code beside the weights is what `save_pretrained` copies, so that `trust_remote_code=True` loads the checkpoint
-where merit-ecg is not installed. `hf upload NAME build/hub/merit-ecg` publishes the folder.
+where merit-ecg is not installed. Inference Endpoints run `handler.py` and install `requirements.txt`. `hf upload NAME
+build/hub/merit-ecg` publishes the folder.
 """
 
 import argparse
+import re
 import shutil
+from importlib.metadata import requires
 from pathlib import Path
 
 from transformers import AutoConfig, AutoProcessor
 
 import modeling_merit
 
-BESIDE_THE_WEIGHTS = ("README.md", "pretraining_results.json")
+BESIDE_THE_WEIGHTS = ("README.md", "pretraining_results.json", "finetuning_results.json")
+HANDLER = Path(__file__).with_name("handler.py")
+NEEDED = ("transformers", "numpy", "scipy", "wfdb")
+"""Packages that the code beside the weights imports, but for torch, which the image of an endpoint brings along."""
+
+
+def requirements() -> str:
+    """Return the lines for `NEEDED`, with the versions that this package asks for."""
+    lines = [line for line in requires("merit-ecg") or () if "extra ==" not in line]
+    names = {re.match(r"[\w-]+", line)[0]: line for line in lines}
+    return "".join(f"{names[name]}\n" for name in NEEDED)
 
 
 def main():
@@ -36,6 +49,8 @@ def main():
     for name in BESIDE_THE_WEIGHTS:
         if (args.model / name).is_file():
             shutil.copy(args.model / name, args.output)
+    shutil.copy(HANDLER, args.output)
+    (args.output / "requirements.txt").write_text(requirements(), encoding="utf-8")
     print("\n".join(str(path) for path in sorted(args.output.iterdir())))
 
 

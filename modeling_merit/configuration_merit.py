@@ -11,6 +11,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from .tasks_merit import MeritTasks
+
 STANDARD_LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 
 SIZES = {
@@ -33,6 +35,12 @@ AUTO_MAP = {
     "AutoModel": "modeling_merit.MeritModel",
     "AutoModelForPreTraining": "modeling_merit.MeritForPreTraining",
 }
+ECG_AUTO_MAP = {
+    "AutoConfig": "configuration_merit.MeritEcgConfig",
+    "AutoModel": "modeling_merit.MeritEcgModel",
+    "AutoModelForAudioClassification": "modeling_merit.MeritForEcgClassification",
+    "AutoModelForSequenceClassification": "modeling_merit.MeritForEcgClassification",
+}
 GENERATION_AUTO_MAP = {
     "AutoConfig": "configuration_merit.MeritGenerationConfig",
     "AutoModelForMultimodalLM": "modeling_merit_generation.MeritForConditionalGeneration",
@@ -54,7 +62,7 @@ def check_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]) 
 
 
 @strict
-class MeritEcgConfig(PreTrainedConfig):
+class MeritEcgConfig(MeritTasks, PreTrainedConfig):
     r"""Configuration of [`MeritEcgModel`], a residual convolutional network over all leads (He et al., 2016).
 
     Args:
@@ -112,6 +120,7 @@ class MeritEcgConfig(PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     initializer_range: float = 0.02
     window_seconds: float | int | None = None
+    auto_map: dict = field(default_factory=lambda: dict(ECG_AUTO_MAP))
 
     @property
     def patch_length(self) -> int:
@@ -157,7 +166,7 @@ class MeritEcgConfig(PreTrainedConfig):
 
 
 @strict
-class MeritConfig(PreTrainedConfig):
+class MeritConfig(MeritTasks, PreTrainedConfig):
     r"""Configuration of [`MeritModel`] and [`MeritForPreTraining`].
 
     Args:
@@ -292,7 +301,7 @@ class MeritConfig(PreTrainedConfig):
 
 
 @strict
-class MeritGenerationConfig(PreTrainedConfig):
+class MeritGenerationConfig(MeritTasks, PreTrainedConfig):
     r"""Configuration of [`MeritForConditionalGeneration`].
 
     Args:

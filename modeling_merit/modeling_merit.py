@@ -553,13 +553,22 @@ class MeritModel(MeritPreTrainedModel):
         """
         if self.word_head is None:
             raise ValueError("Expected a model that predicts words, got one with `num_words` 0.")
-        logits = self.get_word_logits(self.ecg_model(input_values, ecg_mask).pooler_output)
-        log_sigmoid = nn.functional.logsigmoid
-        return log_sigmoid(logits.float()) - log_sigmoid(self.word_log_odds.float())
+        return self._word_evidence(self.ecg_model(input_values, ecg_mask).pooler_output)
+
+    def get_score_features(self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return what texts are scored against: `get_ecg_features`, and behind them `get_word_evidence` of a model
+        that predicts words, (batch, projection_dim + num_words)."""
+        pooled = self.ecg_model(input_values, ecg_mask).pooler_output
+        unit = self.ecg_projection(self.dropout(pooled))
+        return unit if self.word_head is None else torch.cat([unit.float(), self._word_evidence(pooled)], dim=1)
 
     def get_word_logits(self, pooler_output: torch.Tensor) -> torch.Tensor:
         """Return the log-odds of every word, (batch, num_words), of `pooler_output` of the ECG encoder."""
         return self.word_head(self.dropout(pooler_output)) + self.word_log_odds
+
+    def _word_evidence(self, pooler_output: torch.Tensor) -> torch.Tensor:
+        log_sigmoid = nn.functional.logsigmoid
+        return log_sigmoid(self.get_word_logits(pooler_output).float()) - log_sigmoid(self.word_log_odds.float())
 
     def get_words(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return which of the model's words and phrases texts hold, 0 or 1, (texts, num_words)."""

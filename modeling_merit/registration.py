@@ -20,27 +20,34 @@ WATCHED = {
     f"{PACKAGE}.configuration_merit",
     f"{PACKAGE}.modeling_merit",
     f"{PACKAGE}.modeling_merit_generation",
+    f"{PACKAGE}.pipelines_merit",
     f"{PACKAGE}.processing.feature_extraction_merit",
     f"{PACKAGE}.processing.processing_merit",
 }
 
 
 def register() -> None:
-    """Register the classes of MERIT with the `Auto*` classes."""
+    """Register the classes of MERIT with the `Auto*` classes, and its tasks with `transformers.pipeline`."""
+    import transformers
     from transformers import (
         AutoConfig,
         AutoFeatureExtractor,
         AutoModel,
+        AutoModelForAudioClassification,
         AutoModelForMultimodalLM,
         AutoModelForPreTraining,
+        AutoModelForSequenceClassification,
         AutoProcessor,
     )
+    from transformers.pipelines import PIPELINE_REGISTRY
 
+    from . import pipelines_merit
     from .configuration_merit import MeritConfig, MeritEcgConfig, MeritGenerationConfig
     from .modeling_merit import MeritEcgModel, MeritForEcgClassification, MeritForPreTraining, MeritModel
     from .modeling_merit_generation import MeritForConditionalGeneration
     from .processing.feature_extraction_merit import MeritFeatureExtractor
     from .processing.processing_merit import MeritProcessor
+    from .tasks_merit import TASKS
 
     AutoConfig.register("merit", MeritConfig)
     AutoConfig.register("merit_ecg_encoder", MeritEcgConfig)
@@ -48,6 +55,8 @@ def register() -> None:
     AutoModel.register(MeritConfig, MeritModel)
     AutoModel.register(MeritEcgConfig, MeritEcgModel)
     AutoModelForPreTraining.register(MeritConfig, MeritForPreTraining)
+    AutoModelForAudioClassification.register(MeritEcgConfig, MeritForEcgClassification)
+    AutoModelForSequenceClassification.register(MeritEcgConfig, MeritForEcgClassification)
     AutoModelForMultimodalLM.register(MeritGenerationConfig, MeritForConditionalGeneration)
     AutoFeatureExtractor.register(MeritConfig, MeritFeatureExtractor)
     AutoFeatureExtractor.register(MeritEcgConfig, MeritFeatureExtractor)
@@ -62,10 +71,19 @@ def register() -> None:
     MeritModel.register_for_auto_class("AutoModel")
     MeritEcgModel.register_for_auto_class("AutoModel")
     MeritForPreTraining.register_for_auto_class("AutoModelForPreTraining")
-    MeritForEcgClassification.register_for_auto_class("AutoModel")
+    MeritForEcgClassification.register_for_auto_class("AutoModelForSequenceClassification")
     MeritForConditionalGeneration.register_for_auto_class("AutoModelForMultimodalLM")
     MeritFeatureExtractor.register_for_auto_class()
     MeritProcessor.register_for_auto_class()
+
+    for task, (name, auto_class) in TASKS.items():
+        if task not in PIPELINE_REGISTRY.supported_tasks:  # a second time when the package is reloaded
+            PIPELINE_REGISTRY.register_pipeline(
+                task,
+                getattr(pipelines_merit, name),
+                pt_model=getattr(transformers, auto_class),
+                type="multimodal",
+            )
 
 
 def register_when_transformers_is_imported() -> None:

@@ -8,20 +8,29 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from .benchmark.prompts import average_prompts, check_prompts, flatten_prompts
+from modeling_merit.inference_merit import (
+    SIMILARITY_WEIGHT,
+    PromptEmbeddings,
+    PromptScores,
+    embed_prompts,
+    generate_reports,
+    on_device,
+    prepared,
+    score_embeddings,
+)
 
 if TYPE_CHECKING:
     import torch
 
 FEATURES: dict[str, Callable] = {
     "aligned": lambda model, *ecg: model.get_ecg_features(*ecg),
+    "scores": lambda model, *ecg: model.get_score_features(*ecg),
     "pooled": lambda model, *ecg: model.ecg_model(*ecg).pooler_output,
 }
-"""Features of an ECG by name: aligned, unit vectors to compare with texts; pooled, mean and maximum of the ECG
+"""Features of an ECG by name: aligned, unit vectors to compare with texts; scores, these and the evidence
+for every word that the model predicts, what `score_embeddings` takes; pooled, mean and maximum of the ECG
 encoder's outputs, for classifiers."""
 
 
@@ -32,21 +41,6 @@ MODEL_TYPES = {
 """By Auto class: `model_type` in the configuration, what such a model does, and the script that trains one."""
 
 CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-
-
-class PromptEmbeddings(NamedTuple):
-    """Prompts as a model sees them, one unit vector per class."""
-
-    names: tuple[str, ...]
-    embeddings: np.ndarray  # (classes, projection_dim)
-    notes: tuple[str, ...]  # on prompts that the model reads only in part
-
-
-class PromptScores(NamedTuple):
-    """Scores of ECGs against prompts or classes, each `np.ndarray` of shape `(ecgs, classes)`."""
-
-    cosine_similarity: np.ndarray
-    relative_similarity: np.ndarray  # the cosine less its mean over the classes
 
 
 def load_checkpoint(
@@ -156,64 +150,9 @@ def embed_ecgs(model: Any, processor: Any, ecgs: Any, features: str = "aligned")
     """
     import torch
 
-    inputs = _tensors(model, _prepared(processor, ecgs))
+    inputs = on_device(model, prepared(processor, ecgs))
     with torch.inference_mode():
         return FEATURES[features](model, inputs["input_values"], inputs.get("ecg_mask")).float().cpu()
-
-
-def embed_prompts(
-    model: Any, processor: Any, prompts: Sequence[str] | Mapping[str, Sequence[str]]
-) -> PromptEmbeddings:
-    """Return one unit vector per prompt or class: the mean of those of its texts, which are normalised as reports are.
-
-    Args:
-        model (`MeritModel`): As from `load_checkpoint`.
-        processor (`MeritProcessor`): The processor of the same checkpoint.
-        prompts (sequence of `str`, or mapping of `str` to sequence of `str`): Texts to compare, or several of them for
-            each class, such as `benchmark.prompts.load_prompts("superclass")`.
-
-    Raises:
-        ValueError: If the model has no text encoder, or `check_prompts` refuses the prompts.
-    """
-    import torch
-
-    from .data.reports import normalize_report
-
-    if not hasattr(model, "get_text_features"):
-        raise ValueError(f"Expected a checkpoint with a text encoder, got {type(model).__name__}.")
-    if not isinstance(prompts, Mapping):
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if len(set(texts)) < len(texts):
-            raise ValueError("Expected prompts that differ, got one more than once. Leave it out.")
-        prompts = {text: [text] for text in texts}
-    classes = {name: [normalize_report(text) for text in texts] for name, texts in prompts.items()}
-    notes = check_prompts(classes, processor.tokenizer)
-    texts, owners = flatten_prompts(classes)
-    tokens = _tensors(model, processor(text=texts, return_tensors="pt"))
-    with torch.inference_mode():
-        features = model.get_text_features(tokens["input_ids"], tokens["attention_mask"])
-    return PromptEmbeddings(tuple(classes), average_prompts(features.float().cpu().numpy(), owners), tuple(notes))
-
-
-def score_embeddings(ecg_embeds: Any, prompts: PromptEmbeddings) -> PromptScores:
-    """Return how well each prompt or class fits each ECG, in the way whose results are published.
-
-    The cosine alone leaves open how near an ECG is to all texts; relative to the mean over the classes it says how
-    much nearer it is to one of them.
-
-    Args:
-        ecg_embeds (`torch.Tensor` or `np.ndarray` of shape `(ecgs, projection_dim)`): From `embed_ecgs`.
-        prompts ([`PromptEmbeddings`]): From `embed_prompts`.
-
-    Example:
-
-    >>> prompts = PromptEmbeddings(("a", "b"), np.array([[1.0, 0.0], [0.0, 1.0]]), ())
-    >>> score_embeddings(np.array([[0.6, 0.8]]), prompts).relative_similarity.round(3).tolist()
-    [[-0.1, 0.1]]
-    """
-    embeds = np.asarray(ecg_embeds)
-    centred = prompts.embeddings - prompts.embeddings.mean(axis=0)
-    return PromptScores(embeds @ prompts.embeddings.T, embeds @ centred.T)
 
 
 def score_prompts(
@@ -228,8 +167,8 @@ def score_prompts(
         prompts: As in `embed_prompts`.
 
     Returns:
-        `PromptScores`: Cosine similarities, and these relative to their mean over the prompts. They are not
-        probabilities: see `benchmark.prompts.SCORE_MEANING`.
+        `PromptScores`: The scores, and the cosine similarities in them. They are not probabilities: see
+        `benchmark.prompts.SCORE_MEANING`.
 
     Raises:
         ValueError: If the processor refuses an ECG, or the prompts have no scores with a meaning.
@@ -237,76 +176,14 @@ def score_prompts(
     embedded = embed_prompts(model, processor, prompts)
     for note in embedded.notes:
         warnings.warn(note, stacklevel=2)
-    return score_embeddings(embed_ecgs(model, processor, ecgs), embedded)
-
-
-def generate_reports(
-    model: Any,
-    processor: Any,
-    ecgs: Any,
-    prompt: str | None = None,
-    language: str | Sequence[str] = "English",
-    **generate_kwargs: Any,
-) -> list[str]:
-    """Generate one text for each ECG: prompt, generate, decode, as one batch.
-
-    Args:
-        model (`MeritForConditionalGeneration`): As from `load_checkpoint(..., "AutoModelForMultimodalLM")`.
-        processor (`MeritProcessor`): The processor of the same checkpoint.
-        ecgs: As in `embed_ecgs`.
-        prompt (`str`, *optional*): What the model is asked; the prompt for reports in its configuration by default.
-            `{ecg}` stands for the ECG (put first where absent) and `{language}` for the language.
-        language (`str` or sequence of `str`): Of all texts, or of each.
-        generate_kwargs: Arguments of `model.generate`, such as `max_new_tokens`.
-
-    Returns:
-        `list[str]`: The generated texts, without the prompt and surrounding blanks.
-
-    Raises:
-        ValueError: If the processor refuses an ECG, the number of languages is not that of the ECGs, or the prompt
-            does not hold the ECG exactly once.
-    """
-    import torch
-
-    features = _prepared(processor, ecgs)
-    count = len(features["input_values"])
-    languages = [language] * count if isinstance(language, str) else list(language)
-    if len(languages) != count:
-        raise ValueError(f"Expected one language for each of {count} ECGs, got {len(languages)}.")
-    prompt = prompt or model.config.prompts["report"]
-    prompt = prompt if "{ecg}" in prompt else "{ecg} " + prompt
-    texts = [prompt.replace("{language}", name).replace("{ecg}", processor.ecg_token) for name in languages]
-    for text in texts:
-        if text.count(processor.ecg_token) != 1:
-            raise ValueError(f"Expected {{ecg}} once in the prompt, got {text!r}.")
-    placeholders = processor.ecg_token * processor.num_ecg_tokens
-    tokens = processor.tokenizer(
-        [text.replace(processor.ecg_token, placeholders) for text in texts],
-        padding=True,
-        padding_side="left",  # generation goes on from the last token
-        return_token_type_ids=False,
-        return_tensors="pt",
-    )
-    inputs = _tensors(model, features, tokens)
-    with torch.inference_mode():
-        output = model.generate(**inputs, **generate_kwargs)[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in processor.tokenizer.batch_decode(output, skip_special_tokens=True)]
-
-
-def _prepared(processor: Any, ecgs: Any) -> Mapping[str, Any]:
-    """Return the tensors of ECGs, unless they are tensors already."""
-    return ecgs if isinstance(ecgs, Mapping) else processor(ecg=ecgs, return_tensors="pt")
-
-
-def _tensors(model: Any, *inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Join inputs and put them where the model is."""
-    return {name: value.to(model.device) for part in inputs for name, value in part.items()}
+    return score_embeddings(embed_ecgs(model, processor, ecgs, "scores"), embedded)
 
 
 __all__ = [
     "FEATURES",
     "PromptEmbeddings",
     "PromptScores",
+    "SIMILARITY_WEIGHT",
     "embed_ecgs",
     "embed_prompts",
     "find_checkpoint",

@@ -457,7 +457,7 @@ class TestModelCommands:
         result = json.loads(capsys.readouterr().out)
         prompts = load_prompts("superclass", languages or ("en", "de"))
         with pytest.warns(UserWarning, match="1 of .* texts have words that the model does not know"):  # the "&"
-            expected = score_prompts(*load_checkpoint(checkpoint), read_ecg(wave_file), prompts).relative_similarity[0]
+            expected = score_prompts(*load_checkpoint(checkpoint), read_ecg(wave_file), prompts).score[0]
         assert list(result["scores"]) == ["CD", "HYP", "MI", "NORM", "STTC"]
         assert list(result["scores"].values()) == pytest.approx(expected.tolist(), abs=1e-6)
 
@@ -468,7 +468,7 @@ class TestModelCommands:
         assert main([*command, str(tmp_path / "p.json")]) == 0
         result = json.loads(capsys.readouterr().out)
         given = prompts | {"SR": ["sinus rhythm"]}
-        expected = score_prompts(*load_checkpoint(checkpoint), read_ecg(wave_file), given).relative_similarity[0]
+        expected = score_prompts(*load_checkpoint(checkpoint), read_ecg(wave_file), given).score[0]
         assert result["scores"] == pytest.approx(dict(zip(prompts, expected.tolist())), abs=1e-6)
         for content in ("{", "[]", '{"AFIB": []}', '{"AFIB": ["a"], "AFIB": ["b"]}', "[" * 100_000, "\ud800"):
             (tmp_path / "p.json").write_text(content, errors="surrogatepass")

@@ -164,14 +164,9 @@ def test_the_folder_to_publish_loads_without_the_package(tmp_path):
     for _ in range(2):  # the second time over the first
         subprocess.run(command, check=True, capture_output=True, cwd=REPOSITORY)
     code = {"configuration_merit.py", "modeling_merit.py", "objective_merit.py", "processing_merit.py"}
-    code |= {
-        "feature_extraction_merit.py",
-        "conditioning.py",
-        "leads.py",
-        "resampling.py",
-        "signal_quality.py",
-        "units.py",
-    }
+    code |= {"feature_extraction_merit.py", "leads.py", "resampling.py", "signal_quality.py", "units.py"}
+    code |= {"conditioning.py", "inference_merit.py", "pipelines_merit.py", "reading_merit.py", "tasks_merit.py"}
+    code |= {"handler.py", "requirements.txt"}
     present = {path.name for path in CHECKPOINT.iterdir()}
     assert {path.name for path in folder.iterdir()} == present | code
     assert (folder / "README.md").read_bytes() == (CHECKPOINT / "README.md").read_bytes()

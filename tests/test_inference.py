@@ -17,6 +17,7 @@ from modeling_merit.processing.benchmark.prompts import SCORE_MEANING, average_p
 from modeling_merit.processing.data import normalize_report
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.inference import (
+    SIMILARITY_WEIGHT,
     embed_ecgs,
     embed_prompts,
     generate_reports,
@@ -61,6 +62,7 @@ def test_embeddings_are_those_of_the_model(loaded, ecgs, features):
     inputs = [torch.as_tensor(inputs[name]) for name in ("input_values", "ecg_mask")]
     expected = {
         "aligned": lambda: model.get_ecg_features(*inputs),
+        "scores": lambda: model.get_score_features(*inputs),
         "pooled": lambda: model.ecg_model(*inputs).pooler_output,
     }[features]()
     torch.testing.assert_close(embed_ecgs(*loaded, ecgs, features), expected)
@@ -78,13 +80,20 @@ def test_scores_are_those_of_the_model(loaded, ecgs):
     np.testing.assert_allclose(scores.cosine_similarity, cosine, atol=1e-6)
     np.testing.assert_allclose(scores.relative_similarity, cosine - cosine.mean(axis=1, keepdims=True), atol=1e-6)
     np.testing.assert_allclose(scores.relative_similarity.sum(axis=1), 0, atol=1e-5)
+    tokens = processor(text=PROMPTS, return_tensors="pt")
+    words = model.get_words(tokens["input_ids"], tokens["attention_mask"]).numpy()
+    inputs = processor(ecg=ecgs, return_tensors="pt")
+    evidence = model.get_word_evidence(inputs["input_values"], inputs["ecg_mask"]).numpy()
+    mean = evidence @ (words / words.sum(axis=1, keepdims=True)).T
+    expected = mean + SIMILARITY_WEIGHT * model.get_logit_scale().item() * scores.relative_similarity
+    np.testing.assert_allclose(scores.score, expected, atol=1e-4)
 
 
 @torch.no_grad()
 def test_scores_of_a_label_set_are_the_published_ones(loaded):
     """To the bit what `examples/zero_shot.py` computed when the results in `results/` were made."""
     prompts = load_prompts("superclass")
-    embeds = np.random.default_rng(0).normal(size=(50, 256)).astype(np.float32)
+    embeds = np.random.default_rng(0).normal(size=(50, 256 + loaded[0].config.num_words)).astype(np.float32)
     texts, owners = flatten_prompts(prompts)
     tokens = loaded[1].tokenizer(
         [normalize_report(text) for text in texts], padding=True, truncation=True, return_tensors="pt"
@@ -94,9 +103,9 @@ def test_scores_of_a_label_set_are_the_published_ones(loaded):
     embedded = embed_prompts(*loaded, prompts)
     assert embedded.names == ("CD", "HYP", "MI", "NORM", "STTC")
     scores = score_embeddings(embeds, embedded)
-    np.testing.assert_array_equal(scores.cosine_similarity, embeds @ anchors.T)
+    np.testing.assert_array_equal(scores.cosine_similarity, embeds[:, :256] @ anchors.T)
     anchors -= anchors.mean(axis=0)
-    np.testing.assert_array_equal(scores.relative_similarity, embeds @ anchors.T)
+    np.testing.assert_array_equal(scores.relative_similarity, embeds[:, :256] @ anchors.T)
 
 
 def test_prompts_by_class_are_ensembles(loaded, ecgs):

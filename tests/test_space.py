@@ -266,9 +266,9 @@ class TestModel:
         rows = {row[0].split(" (")[0]: row[1:] for row in handlers.classify(record, "rhythm")}
         loaded = load_checkpoint(handlers.MODEL)
         prompts = load_prompts("rhythm")
-        scores = score_embeddings(embed_ecgs(*loaded, record), embed_prompts(*loaded, prompts))
+        scores = score_embeddings(embed_ecgs(*loaded, record, "scores"), embed_prompts(*loaded, prompts))
         assert sorted(rows) == list(prompts)
-        for name, score, cosine in zip(prompts, scores.relative_similarity[0], scores.cosine_similarity[0]):
+        for name, score, cosine in zip(prompts, scores.score[0], scores.cosine_similarity[0]):
             assert rows[name] == pytest.approx([score, cosine], abs=6e-4)
         assert "AFIB (atrial fibrillation)" in [row[0] for row in handlers.classify(record, "rhythm")]
         with pytest.raises(gr.Error, match="Expected a task out of"):

@@ -25,7 +25,7 @@ assert type(AutoConfig.for_model("merit_generation")) is modeling_merit.MeritGen
 generation = AutoModelForMultimodalLM._model_mapping[modeling_merit.MeritGenerationConfig]
 assert generation is modeling_merit.MeritForConditionalGeneration
 assert modeling_merit.MeritForPreTraining._auto_class == "AutoModelForPreTraining"
-assert modeling_merit.MeritForEcgClassification._auto_class == "AutoModel"
+assert modeling_merit.MeritForEcgClassification._auto_class == "AutoModelForSequenceClassification"
 assert modeling_merit.MeritProcessor._auto_class == "AutoProcessor"
 assert not any(type(finder).__module__.startswith("modeling_merit") for finder in sys.meta_path)
 assert sys.modules["transformers"].__spec__.loader.__class__.__module__ != "modeling_merit.registration"
@@ -112,6 +112,7 @@ ORDERS = {
     "configuration": "from modeling_merit.configuration_merit import PROMPTS",
     "model": "import modeling_merit.modeling_merit",
     "generation": "import modeling_merit.modeling_merit_generation",
+    "pipelines": "import modeling_merit.pipelines_merit",
     "processor module": "import modeling_merit.processing.processing_merit",
     "feature extractor module": "import modeling_merit.processing.feature_extraction_merit",
     "readers, then the rest": "from modeling_merit.processing import read_ecg; import modeling_merit.processing.cli",

@@ -185,9 +185,9 @@ def compare(record, statements):
 
 
 def ranked(record, prompts, names):
-    """Return rows of name, score relative to the mean, and cosine similarity, the highest score first."""
-    scores = score_embeddings(embed_ecgs(*load(MODEL), record), prompts)
-    rows = zip(names, scores.relative_similarity[0].tolist(), scores.cosine_similarity[0].tolist())
+    """Return rows of name, score, and cosine similarity, the highest score first."""
+    scores = score_embeddings(embed_ecgs(*load(MODEL), record, "scores"), prompts)
+    rows = zip(names, scores.score[0].tolist(), scores.cosine_similarity[0].tolist())
     return [
         [printable(name), round(score, 3), round(cosine, 3)]
         for name, score, cosine in sorted(rows, key=lambda row: -row[1])

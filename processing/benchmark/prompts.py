@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from modeling_merit.inference_merit import SCORE_MEANING, average_prompts, check_prompts, flatten_prompts, quoted
 
 from .label_sets import class_names as task_classes
 from .label_sets import package_data
@@ -19,12 +19,6 @@ LANGUAGES = ("en", "de")
 
 LABEL_SETS = ("superclass", "subclass", "form", "rhythm", "diagnostic", "all", "cpsc2018", "csn")
 """Label sets with prompts of this project."""
-
-SCORE_MEANING = (
-    "A score is how much nearer (in cosine similarity) the ECG is to a prompt than to the prompts on average. It is "
-    "not a probability; it changes with the prompts compared, and those of different prompts have no common scale."
-)
-"""Stands wherever scores are shown."""
 
 
 def load_prompts(
@@ -92,99 +86,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a JSON object with the same class twice, of which the last would win without a word."""
     repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     if repeated:
-        raise ValueError(f"the class {_short(repeated[0])} is there more than once")
+        raise ValueError(f"the class {quoted(repeated[0])} is there more than once")
     return dict(pairs)
-
-
-def check_prompts(prompts: Mapping[str, Sequence[str]], tokenizer: Any) -> list[str]:
-    """Refuse prompts whose scores would say nothing, and return notes on those that the model reads only in part.
-
-    Args:
-        prompts (mapping of `str` to sequence of `str`): Texts by class.
-        tokenizer (`PreTrainedTokenizerBase`): Of the model.
-
-    Returns:
-        `list[str]`: One note each on words that the tokenizer does not know, texts longer than it takes, and texts
-        that stand more than once.
-
-    Raises:
-        ValueError: If there are fewer than two classes, a text holds no word that the tokenizer knows, or two classes
-            are the same to the model.
-    """
-    if len(prompts) < 2:
-        raise ValueError(
-            f"Expected at least two prompts or classes, got {len(prompts)}: a score compares them with one another."
-        )
-    if empty := [name for name, texts in prompts.items() if not texts]:
-        raise ValueError(f"Expected at least one text for every class, got none for {_short(empty[0])}.")
-    texts, owners = flatten_prompts(prompts)
-    special, unknown = set(tokenizer.all_special_ids), tokenizer.unk_token_id
-    limit = tokenizer.model_max_length
-    partly, cut = [], []
-    for text, tokens in zip(texts, tokenizer(texts, verbose=False)["input_ids"]):
-        if not set(tokens) - special:
-            raise ValueError(
-                f"Expected prompts in words that the model knows, got {_short(text)}, of which it knows none. Write "
-                "it in the language of the reports that the model has learnt from."
-            )
-        partly += [text] if unknown in tokens else []
-        cut += [text] if len(tokens) > limit else []
-    read = [tuple(tokens) for tokens in tokenizer(texts, truncation=True, verbose=False)["input_ids"]]
-    classes: dict[frozenset, str] = {}
-    for index, name in enumerate(prompts):
-        same = classes.setdefault(frozenset(t for t, owner in zip(read, owners) if owner == index), name)
-        if same != name:
-            raise ValueError(
-                f"Expected prompts that differ, got {_short(same)} and {_short(name)}, which are the same to the "
-                "model. Leave one out."
-            )
-    repeated = [text for text, count in Counter(texts).items() if count > 1]
-    found = (
-        (partly, "words that the model does not know, which are all the same to it"),
-        (cut, f"more than the {limit} tokens that the model reads; the rest is cut off"),
-        (repeated, "a place in the prompts more than once"),
-    )
-    return [
-        f"{len(of)} of {len(texts)} texts have {what}: {', '.join(map(_short, of[:3]))}{', …' if len(of) > 3 else ''}"
-        for of, what in found
-        if of
-    ]
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:59] + "…")
-
-
-def flatten_prompts(prompts: Mapping[str, Sequence[str]]) -> tuple[list[str], np.ndarray]:
-    """Return all texts in one list, for one call of the text encoder, and the class index of each.
-
-    Example:
-
-    >>> flatten_prompts({"SR": ["sinus rhythm", "sinusrhythmus"], "AFIB": ["vorhofflimmern"]})
-    (['sinus rhythm', 'sinusrhythmus', 'vorhofflimmern'], array([0, 0, 1]))
-    """
-    owners = [index for index, texts in enumerate(prompts.values()) for _ in texts]
-    return [text for texts in prompts.values() for text in texts], np.array(owners)
-
-
-def average_prompts(embeddings: np.ndarray, owners: np.ndarray) -> np.ndarray:
-    """Return one embedding per class: the mean of its texts' unit vectors, brought back to unit length.
-
-    Args:
-        embeddings (`np.ndarray` of shape `(texts, width)`): From the text encoder.
-        owners (`np.ndarray` of shape `(texts,)`): Class of each text, as `flatten_prompts` returns it.
-
-    Returns:
-        `np.ndarray` of shape `(classes, width)`.
-
-    Example:
-
-    >>> average_prompts(np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]]), np.array([0, 0, 1])).round(3).tolist()
-    [[0.707, 0.707], [0.0, 1.0]]
-    """
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    means = np.stack([unit[owners == index].mean(0) for index in range(int(owners.max()) + 1)])
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def _match(entries: Mapping, wanted: Sequence[str], where: str) -> dict:
@@ -193,3 +96,15 @@ def _match(entries: Mapping, wanted: Sequence[str], where: str) -> dict:
     if missing:
         raise ValueError(f"Expected a prompt for every class, got none for {', '.join(missing)} in {where}. Add them.")
     return {name: bare[name.replace("_", "")] for name in wanted}
+
+
+__all__ = [
+    "LABEL_SETS",
+    "LANGUAGES",
+    "SCORE_MEANING",
+    "average_prompts",
+    "check_prompts",
+    "flatten_prompts",
+    "load_prompts",
+    "read_prompt_file",
+]

@@ -39,15 +39,15 @@ def run(args: argparse.Namespace) -> int:
         print(f"note: {printable(note)}", file=sys.stderr)
     failures: list[str] = []
     for file, ecg in each_ecg(args, processor, failures):
-        scores = score_embeddings(embed_ecgs(model, processor, ecg), embedded)
-        relative = scores.relative_similarity[0].tolist()
+        scores = score_embeddings(embed_ecgs(model, processor, ecg, "scores"), embedded)
+        found = scores.score[0].tolist()
         if args.json:
-            content = {"file": file, "scores": dict(zip(embedded.names, relative))}
+            content = {"file": file, "scores": dict(zip(embedded.names, found))}
             content["cosine_similarity"] = dict(zip(embedded.names, scores.cosine_similarity[0].tolist()))
             print_json(content | {"meaning": SCORE_MEANING, "notes": embedded.notes, "disclaimer": DISCLAIMER})
             continue
         print(printable(file))
-        for score, name in sorted(zip(relative, embedded.names), reverse=True):
+        for score, name in sorted(zip(found, embedded.names), reverse=True):
             print(f"  {score:+.3f}  {printable(name)}")
     if not args.json:
         print(f"{SCORE_MEANING}\n{DISCLAIMER}")
