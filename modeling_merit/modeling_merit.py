@@ -50,7 +50,8 @@ class MeritEcgModelOutput(ModelOutput):
         token_mask (`torch.BoolTensor` of shape `(batch, positions)`, *optional*):
             True where any lead was recorded; `None` when all were throughout.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-            With `output_hidden_states=True`, the output of every stage, `(batch · windows, channels, positions)`.
+            With `output_hidden_states=True`, the output of the stem and of every stage, each `(batch · windows,
+            channels, positions)`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -399,7 +400,7 @@ class MeritEcgModel(MeritPreTrainedModel):
         return input_values.to(self.dtype), nn.functional.pad(ecg_mask, (0, padding))
 
     @merge_with_config_defaults
-    @capture_outputs
+    @capture_outputs(tie_last_hidden_states=False)  # channels come before positions in them
     def forward(
         self,
         input_values: torch.FloatTensor,
@@ -616,7 +617,7 @@ class MeritModel(MeritPreTrainedModel):
                 self.get_logit_scale(),
                 report_fingerprints(input_ids, attention_mask),
             )
-        return output
+        return MeritOutput(**output)  # a tuple has the order of the class, the loss first
 
 
 class MeritForPreTraining(MeritPreTrainedModel):
@@ -721,7 +722,7 @@ class MeritForPreTraining(MeritPreTrainedModel):
             output.word_information = word_information(output.word_loss.detach(), merit.word_log_odds)
             terms.append(config.word_weight * output.word_loss)
         output.loss = sum(terms)
-        return output
+        return MeritForPreTrainingOutput(**output)  # a tuple has the order of the class, the loss first
 
 
 class MeritForEcgClassification(MeritPreTrainedModel):

@@ -273,8 +273,8 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
         embedding = self.get_input_embeddings()
         if self.config.ecg_token_id >= embedding.num_embeddings:
             raise ValueError(
-                f"Expected `input_ids` beside `inputs_embeds` and ECGs: the placeholder {self.config.ecg_token_id} has "
-                f"no embedding among the {embedding.num_embeddings} of the language model by which to find it."
+                f"Expected `input_ids` beside `inputs_embeds` and ECGs: the placeholder {self.config.ecg_token_id} "
+                f"has no embedding among the {embedding.num_embeddings} of the language model by which to find it."
             )
         placeholder = embedding(torch.tensor(self.config.ecg_token_id, device=inputs_embeds.device))
         return (inputs_embeds == placeholder.to(inputs_embeds)).all(dim=-1)

@@ -47,6 +47,7 @@ def register() -> None:
     AutoConfig.register("merit_generation", MeritGenerationConfig)
     AutoModel.register(MeritConfig, MeritModel)
     AutoModel.register(MeritEcgConfig, MeritEcgModel)
+    AutoModel.register(MeritGenerationConfig, MeritForConditionalGeneration)
     AutoModelForPreTraining.register(MeritConfig, MeritForPreTraining)
     AutoModelForMultimodalLM.register(MeritGenerationConfig, MeritForConditionalGeneration)
     AutoFeatureExtractor.register(MeritConfig, MeritFeatureExtractor)

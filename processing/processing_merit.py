@@ -143,7 +143,12 @@ class MeritProcessor(ProcessorMixin):
     def validate_inputs(self, text: list[str] | None = None, audio: list[Any] | None = None, **kwargs: Any) -> None:  # type: ignore[override]
         """Raise an error that names the wrong text, number of placeholders, or argument."""
         arguments = self.valid_processor_kwargs.__annotations__
-        known = {"common_kwargs", *arguments, *arguments["text_kwargs"].__annotations__, *arguments["audio_kwargs"].__annotations__}
+        known = {
+            "common_kwargs",
+            *arguments,
+            *arguments["text_kwargs"].__annotations__,
+            *arguments["audio_kwargs"].__annotations__,
+        }
         if unknown := [name for name, value in kwargs.items() if name not in known and value is not None]:
             raise TypeError(f"Expected `ecg`, `text` and {', '.join(sorted(known))}, got {', '.join(unknown)}.")
         if audio is None and text is None:
@@ -220,7 +225,7 @@ class MeritProcessor(ProcessorMixin):
         )
 
     def _multimodal_inputs_from_conversations(self, conversations: list, *args: Any) -> tuple[list, list, list, dict]:
-        """Return no images, videos or sounds, and the ECGs: the method of the library would read them as mono sound."""
+        """Return no images, videos or sounds, and the ECGs, which the library would read as mono sound."""
         contents = [message.get("content") for messages in conversations for message in messages]
         blocks = [block for content in contents if not isinstance(content, str) for block in content or []]
         names = ("ecg", "audio")
