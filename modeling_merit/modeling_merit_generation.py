@@ -61,9 +61,9 @@ class MeritPerceiverAttention(nn.Module):
             mask (`torch.BoolTensor` of shape `(batch, keys)`, *optional*): False at keys to ignore.
         """
         projected = (self.q_proj(queries), self.k_proj(keys), self.v_proj(keys))
-        heads = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected)
+        query, key, value = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in projected)
         mask = None if mask is None else mask[:, None, None]
-        attended = nn.functional.scaled_dot_product_attention(*heads, attn_mask=mask)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         return self.o_proj(attended.transpose(1, 2).flatten(-2))
 
 

@@ -8,7 +8,7 @@ import textwrap
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM, TextStreamer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, TextStreamer
 
 from modeling_merit import (
     MeritConfig,
@@ -21,7 +21,7 @@ from modeling_merit import (
     MeritProcessor,
 )
 
-ENCODER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+ENCODER = {"embedding_size": 4, "hidden_sizes": [8, 16], "depths": [1, 1]}
 VOCABULARY, ECG, PLACEHOLDERS = 60, 60, 12
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 128}
 FAMILIES = {
@@ -42,7 +42,7 @@ def language_model(family: str):
 
 def build(family: str = "llama", **fields) -> MeritForConditionalGeneration:
     torch.manual_seed(0)
-    encoder = MeritEcgModel(MeritEcgConfig(**ENCODER, initializer_range=0.3))
+    encoder = MeritEcgModel(MeritEcgConfig(**ENCODER)).eval()
     fields = {"num_ecg_tokens": PLACEHOLDERS, "ecg_token_id": ECG, "initializer_range": 0.3, **fields}
     return MeritForConditionalGeneration.from_ecg_text_pretrained(encoder, language_model(family), **fields)
 
@@ -142,21 +142,19 @@ def test_masked_patches_never_reach_the_language_model(projector, ecgs):
     shouting = torch.where(encoded.token_mask[..., None], encoded.last_hidden_state, 1e4)
     shouted = model(ids, ecg_hidden_states=shouting, ecg_token_mask=encoded.token_mask).logits
     torch.testing.assert_close(shouted, logits[0], rtol=0, atol=1e-5)
-    nothing = model.get_ecg_features(ecg_hidden_states=shouting, ecg_token_mask=torch.zeros(1, 120, dtype=torch.bool))
+    nothing = model.get_ecg_features(ecg_hidden_states=shouting, ecg_token_mask=encoded.token_mask & False)
     assert nothing.isfinite().all() and nothing.abs().max() < 100
 
 
-def test_mlp_projector_sees_means_over_spans_of_a_lead():
-    projector = build(num_ecg_tokens=24).projector
+def test_mlp_projector_sees_means_over_equal_spans_of_what_was_recorded():
+    projector = build().projector
     projector.fc1, projector.act, projector.fc2 = torch.nn.Identity(), torch.nn.Identity(), torch.nn.Identity()
-    tokens = torch.arange(12 * 10.0).reshape(1, 120, 1).expand(-1, -1, 16)  # 12 leads of 10 patches, numbered
-    mask = torch.ones(1, 120, dtype=torch.bool)
-    mask[0, 1:5] = False
-    mask[0, 10:15] = False
-    assert projector(tokens)[0, :4, 0].tolist() == [2.0, 7.0, 12.0, 17.0]
-    pooled = projector(tokens, mask)[0, :, 0]
-    assert pooled[[0, 1, 3]].tolist() == pytest.approx([0.0, 7.0, 17.0])
-    assert pooled[2] == projector.absent[0]
+    tokens = torch.arange(60.0).reshape(1, 60, 1).expand(-1, -1, 16)  # positions, numbered
+    assert projector(tokens)[0, :3, 0].tolist() == pytest.approx([2.0, 7.0, 12.0])
+    mask = torch.ones(1, 60, dtype=torch.bool)
+    mask[0, :6], mask[0, 30:] = False, False  # 24 positions for 12 vectors
+    assert projector(tokens, mask)[0, :, 0].tolist() == pytest.approx([6.5 + 2 * span for span in range(12)])
+    assert (projector(tokens, mask & False) == projector.absent).all()
 
 
 @pytest.mark.parametrize("seconds", [2.5, 10.0, 30.0])
@@ -185,7 +183,7 @@ def test_loss_is_that_of_the_answer(ecgs):
 
 
 def test_parts_keep_their_weights_and_the_encoder_comes_from_any_checkpoint(tmp_path):
-    config = MeritConfig(ecg_config=ENCODER, text_config={**ENCODER, "vocab_size": 50})
+    config = MeritConfig(ecg_config=ENCODER, text_config={**SIZES, "intermediate_size": 32, "vocab_size": 50})
     whole, text = MeritForPreTraining(config), language_model("llama")
     whole.save_pretrained(tmp_path / "merit")
     text.save_pretrained(tmp_path / "text")
@@ -200,7 +198,8 @@ def test_parts_keep_their_weights_and_the_encoder_comes_from_any_checkpoint(tmp_
         assert torch.equal(weights, model.language_model.state_dict()[name])
     model.save_pretrained(tmp_path / "generation")
     encoder = MeritEcgModel.from_pretrained(tmp_path / "generation")
-    assert torch.equal(encoder.layernorm.weight, model.ecg_model.layernorm.weight)
+    for name, weights in encoder.state_dict().items():
+        assert torch.equal(weights, model.ecg_model.state_dict()[name])
     with pytest.raises(OSError, match="are missing"):
         MeritForConditionalGeneration.from_pretrained(tmp_path / "merit", config=model.config)
 
@@ -211,7 +210,7 @@ def test_save_and_reload(family, projector, ecgs, tmp_path):
     model, inputs = build(family, projector_type=projector), left_pad([prompt("ecg", 5), prompt(6, 7, "ecg", 8)])
     model.save_pretrained(tmp_path)
     loaded = AutoModelForMultimodalLM.from_pretrained(tmp_path)
-    assert type(loaded) is MeritForConditionalGeneration
+    assert type(loaded) is type(AutoModel.from_pretrained(tmp_path)) is MeritForConditionalGeneration
     assert torch.equal(loaded(**inputs, input_values=ecgs[:2]).logits, model(**inputs, input_values=ecgs[:2]).logits)
     assert loaded.generation_config.suppress_tokens == [ECG] and loaded.config.prompts == model.config.prompts
 
@@ -290,6 +289,75 @@ def test_limits_of_length(ecgs):
         model.generate(ids, input_values=ecgs[:1], max_new_tokens=120)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_cache_is_continued_with_the_ecg_of_a_second_question(family, ecgs):
+    model, first, second = build(family), prompt("ecg", 5), prompt(6, "ecg", 7)
+    written = model.generate(torch.tensor([first]), input_values=ecgs[:1], **GREEDY, return_dict_in_generate=True)
+    ids = torch.cat([written.sequences, torch.tensor([second])], dim=1)
+    expected = model.generate(ids, input_values=ecgs[:2], **GREEDY)
+    encoded = []
+    model.ecg_model.register_forward_hook(lambda module, inputs, output: encoded.append(len(inputs[0])))
+    cache = written.past_key_values
+    output = model.generate(ids, input_values=ecgs[:2], past_key_values=cache, **GREEDY)
+    assert output.tolist() == expected.tolist() and encoded == [1]
+
+
+def test_an_assistant_that_reads_ecgs_changes_nothing(ecgs):
+    model, ids = build("qwen2"), torch.tensor([prompt("ecg", 5)])
+    expected = model.generate(ids, input_values=ecgs[:1], **GREEDY)
+    for assistant in (build("qwen2"), build("llama")):
+        assert (
+            model.generate(ids, input_values=ecgs[:1], assistant_model=assistant, **GREEDY).tolist()
+            == expected.tolist()
+        )
+    with pytest.raises(ValueError, match=r"reads ECGs, with ecg_token_id and num_ecg_tokens \[60, 12\], got a Qwen2"):
+        model.generate(ids, input_values=ecgs[:1], assistant_model=model.language_model, **GREEDY)
+
+
+def test_embeddings_beside_ecgs(ecgs):
+    model, ids = build(), torch.tensor([prompt("ecg", 5)])
+    embeds = model.get_input_embeddings()(ids.masked_fill(ids == ECG, 0)).detach()
+    expected = model.generate(ids, input_values=ecgs[:1], **GREEDY)
+    assert model.generate(ids, inputs_embeds=embeds, input_values=ecgs[:1], **GREEDY).tolist() == expected.tolist()
+    with pytest.raises(ValueError, match="the placeholder 60 has no embedding among the 60"):
+        model(inputs_embeds=embeds, input_values=ecgs[:1])
+    known = build(ecg_token_id=9)
+    ids = torch.tensor([[9] * PLACEHOLDERS + [5]])
+    embeds = known.get_input_embeddings()(ids)
+    logits = known(inputs_embeds=embeds, input_values=ecgs[:1]).logits
+    assert torch.equal(logits, known(ids, input_values=ecgs[:1]).logits)
+
+
+def test_attention_is_set_in_all_parts_and_in_one():
+    model = build()
+    model.set_attn_implementation("eager")
+    assert model.language_model.config._attn_implementation == "eager"
+    model.set_attn_implementation({"text_config": "sdpa"})
+    assert model.language_model.config._attn_implementation == "sdpa"
+    assert (
+        model.config.text_config is model.language_model.config and model.config.ecg_config is model.ecg_model.config
+    )
+
+
+def test_ecg_features_of_all_that_a_processor_gives(ecgs):
+    model, inputs = build(), left_pad([prompt("ecg", 5)])
+    features = model.get_ecg_features(input_values=ecgs[:1], ecg_mask=None, **inputs)
+    assert torch.equal(features, model.get_ecg_features(ecgs[:1]))
+    assert torch.equal(features, model.get_ecg_features(ecgs[:1], input_ids=None, attention_mask=None))
+
+
+@pytest.mark.parametrize("projector", ["mlp", "perceiver"])
+def test_dynamic_int8_reaches_every_linear_layer(projector, ecgs):
+    model, ids = build(projector_type=projector).eval(), torch.tensor([prompt("ecg", 5)])
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    reached = [name for name, module in quantized.named_modules() if "quantized" in type(module).__module__]
+    assert set(linear) <= set(reached)
+    assert not any(isinstance(module, torch.nn.MultiheadAttention) for module in model.modules())
+    exact, rounded = (each(ids, input_values=ecgs[:1]).logits for each in (model, quantized))
+    assert 0 < (rounded - exact).abs().max() < 0.2 * exact.abs().max()
+
+
 def test_either_ids_or_embeddings():
     with pytest.raises(ValueError, match="either `input_ids` or `inputs_embeds`"):
         build()(attention_mask=torch.ones(1, 2))
@@ -299,8 +367,8 @@ def test_either_ids_or_embeddings():
     "fields, message",
     [
         ({"projector_type": "q-former"}, "'mlp' or 'perceiver'"),
-        ({"num_ecg_tokens": 20}, "multiple of the 12 leads"),
-        ({"projector_type": "perceiver", "perceiver_num_attention_heads": 5}, "divide the width 768"),
+        ({"num_ecg_tokens": 0}, "`num_ecg_tokens` above 0, got 0"),
+        ({"projector_type": "perceiver", "perceiver_num_attention_heads": 5}, "divide the width 256"),
     ],
 )
 def test_configuration_says_what_is_wrong(fields, message):
