@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 LAUNCH := $(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 	--num_cpu_threads_per_process $(THREADS)
 
-.PHONY: help install quickstart test test-fast lint docs hub clean
+.PHONY: help install quickstart test test-fast test-conformance lint docs hub clean
 
 help:
 	@echo "make quickstart  pre-train a tiny model on synthetic ECGs, then score and plot an ECG file, also with the weights trained on PTB-XL"
 	@echo "make test        the whole test suite, with ruff and mypy"
 	@echo "make test-fast   the tests that need no model: files that import neither torch nor transformers"
+	@echo "make test-conformance  transformers' own common test suites on our classes, fetched from the package index"
 	@echo "make docs        guides and API reference, into site/"
 	@echo "make lint        ruff and mypy alone"
 	@echo "make hub         the folder of hub_cards/merit-ecg to publish, with its code, in build/hub/"
@@ -46,6 +47,10 @@ hub: install
 test-fast: install
 	$(BIN)/python -m pytest -n 2 -m "not slow and not real_data" \
 		$$(grep -LE '^(import|from) (torch|transformers|modeling_merit)( |$$)' tests/test_*.py)
+
+test-conformance: install
+	$(BIN)/python tests/conformance/fetch.py build/conformance
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -q tests/conformance/suite_*.py
 
 docs: install
 	rm -rf build/docs

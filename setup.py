@@ -24,6 +24,7 @@ EXTRAS["dev"] = [
     "pytest-timeout>=2.3,<3",
     "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",
+    "parameterized>=0.9,<1",  # imported by the suites of `make test-conformance`
     "ruff>=0.12,<1",
     "mypy>=1.15,<3",
     "pre-commit>=4,<5",

@@ -43,6 +43,7 @@ ECG_AUTO_MAP = {
 }
 GENERATION_AUTO_MAP = {
     "AutoConfig": "configuration_merit.MeritGenerationConfig",
+    "AutoModel": "modeling_merit_generation.MeritForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_merit_generation.MeritForConditionalGeneration",
 }
 

@@ -50,8 +50,8 @@ class MeritEcgModelOutput(ModelOutput):
         token_mask (`torch.BoolTensor` of shape `(batch, positions)`, *optional*):
             True where any lead was recorded; `None` when all were throughout.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-            With `output_hidden_states=True`, the output of every stage but the last, `(batch · windows, channels,
-            positions)`, and `last_hidden_state`.
+            With `output_hidden_states=True`, the output of the stem and of every stage, each `(batch · windows,
+            channels, positions)`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -400,7 +400,7 @@ class MeritEcgModel(MeritPreTrainedModel):
         return input_values.to(self.dtype), nn.functional.pad(ecg_mask, (0, padding))
 
     @merge_with_config_defaults
-    @capture_outputs
+    @capture_outputs(tie_last_hidden_states=False)  # channels come before positions in them
     def forward(
         self,
         input_values: torch.FloatTensor,
@@ -626,7 +626,7 @@ class MeritModel(MeritPreTrainedModel):
                 self.get_logit_scale(),
                 report_fingerprints(input_ids, attention_mask),
             )
-        return output
+        return MeritOutput(**output)  # a tuple has the order of the class, the loss first
 
 
 class MeritForPreTraining(MeritPreTrainedModel):
@@ -731,7 +731,7 @@ class MeritForPreTraining(MeritPreTrainedModel):
             output.word_information = word_information(output.word_loss.detach(), merit.word_log_odds)
             terms.append(config.word_weight * output.word_loss)
         output.loss = sum(terms)
-        return output
+        return MeritForPreTrainingOutput(**output)  # a tuple has the order of the class, the loss first
 
 
 class MeritForEcgClassification(MeritPreTrainedModel):

@@ -54,6 +54,7 @@ def register() -> None:
     AutoConfig.register("merit_generation", MeritGenerationConfig)
     AutoModel.register(MeritConfig, MeritModel)
     AutoModel.register(MeritEcgConfig, MeritEcgModel)
+    AutoModel.register(MeritGenerationConfig, MeritForConditionalGeneration)
     AutoModelForPreTraining.register(MeritConfig, MeritForPreTraining)
     AutoModelForAudioClassification.register(MeritEcgConfig, MeritForEcgClassification)
     AutoModelForSequenceClassification.register(MeritEcgConfig, MeritForEcgClassification)

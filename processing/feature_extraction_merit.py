@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.utils import PaddingStrategy
 
 from .conditioning import remove_drift
 from .leads import STANDARD_LEADS, canonical_leads, derive_limb_leads
@@ -211,6 +212,82 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             data["quality"] = quality
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["quality"])
 
+    def pad(
+        self,
+        processed_features: Any,
+        padding: bool | str | PaddingStrategy = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """
+        Pad ECGs that were prepared one by one to one number of samples.
+
+        Args:
+            processed_features ([`BatchFeature`], `dict` of lists, or a list of `dict`):
+                `input_values` (leads, samples) of every ECG, and `ecg_mask` of that shape where not all was recorded;
+                from a list, the `input_values` (1, leads, samples) of single calls, too. Arrays (samples,) of single
+                leads are padded by the method of the library.
+            padding, max_length, truncation, pad_to_multiple_of: As in `SequenceFeatureExtractor.pad`, in samples.
+            return_attention_mask (`bool`, *optional*): Of single leads alone; `ecg_mask` says it otherwise.
+            return_tensors (`str`, *optional*): `"pt"` or `"np"`.
+
+        Returns:
+            [`BatchFeature`] with `input_values` and `ecg_mask`, `(ecgs, leads, samples)`, or lists of `(leads,
+            samples)` without `return_tensors`.
+
+        Raises:
+            ValueError: If something is to be cut or padded to `max_length`, and that is not given.
+
+        Example:
+
+        >>> feature_extractor = MeritFeatureExtractor()
+        >>> ecgs = [{"input_values": np.ones((12, 500))}, {"input_values": np.ones((12, 700))}]
+        >>> batch = feature_extractor.pad(ecgs, return_tensors="np")
+        >>> batch["input_values"].shape, batch["ecg_mask"].sum(axis=(1, 2)).tolist()
+        ((2, 12, 700), [6000, 8400])
+        """
+        if isinstance(processed_features, (list, tuple)):
+            names = processed_features[0].keys()
+            processed_features = {
+                name: [part for item in processed_features for part in _single(item[name])] for name in names
+            }
+        ecgs = [np.asarray(item) for item in processed_features["input_values"]]
+        if not ecgs or ecgs[0].ndim != 2:
+            return super().pad(
+                processed_features,
+                padding,
+                max_length,
+                truncation,
+                pad_to_multiple_of,
+                return_attention_mask,
+                return_tensors,
+            )
+        masks = processed_features.get("ecg_mask")
+        masks = [np.ones(ecg.shape, bool) for ecg in ecgs] if masks is None else [np.asarray(mask) for mask in masks]
+        strategy = self._get_padding_strategies(padding=padding, max_length=max_length)
+        multiple = pad_to_multiple_of or 1
+        if truncation and max_length is None:
+            raise ValueError("Expected `max_length` with truncation=True, got None.")
+        limit = -(-max_length // multiple) * multiple if truncation else max(ecg.shape[1] for ecg in ecgs)
+        ecgs, masks = ([part[:, :limit] for part in parts] for parts in (ecgs, masks))
+        samples = 0
+        if strategy != PaddingStrategy.DO_NOT_PAD:
+            longest = max(ecg.shape[1] for ecg in ecgs)
+            samples = -(-(max_length if strategy == PaddingStrategy.MAX_LENGTH else longest) // multiple) * multiple
+        widths = [((0, 0), (0, max(samples - ecg.shape[1], 0))) for ecg in ecgs]
+        values = [
+            np.pad(ecg.astype(np.float32), width, constant_values=self.padding_value)
+            for ecg, width in zip(ecgs, widths)
+        ]
+        data = {
+            "input_values": values,
+            "ecg_mask": [np.pad(mask.astype(bool), width) for mask, width in zip(masks, widths)],
+        }
+        return BatchFeature(data, tensor_type=return_tensors)
+
     def condition(self, signal: np.ndarray) -> np.ndarray:
         """
         Take offset and drift off, as the field `high_pass` says.
@@ -353,6 +430,11 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             f"Expected {self.min_seconds:g} to {self.max_seconds:g} s, got {seconds:g} s "
             f"({layout.samples} samples at {layout.sampling_rate:g} Hz) in ECG {names}. {advice}"
         )
+
+
+def _single(values: Any) -> list[Any]:
+    """Return the ECGs (leads, samples) that `values` holds, one or a batch of them."""
+    return list(values) if np.ndim(values) == 3 else [values]
 
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:

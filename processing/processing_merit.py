@@ -143,7 +143,12 @@ class MeritProcessor(ProcessorMixin):
     def validate_inputs(self, text: list[str] | None = None, audio: list[Any] | None = None, **kwargs: Any) -> None:  # type: ignore[override]
         """Raise an error that names the wrong text, number of placeholders, or argument."""
         arguments = self.valid_processor_kwargs.__annotations__
-        known = {*arguments, *arguments["text_kwargs"].__annotations__, *arguments["audio_kwargs"].__annotations__}
+        known = {
+            "common_kwargs",
+            *arguments,
+            *arguments["text_kwargs"].__annotations__,
+            *arguments["audio_kwargs"].__annotations__,
+        }
         if unknown := [name for name, value in kwargs.items() if name not in known and value is not None]:
             raise TypeError(f"Expected `ecg`, `text` and {', '.join(sorted(known))}, got {', '.join(unknown)}.")
         if audio is None and text is None:
@@ -191,32 +196,43 @@ class MeritProcessor(ProcessorMixin):
 
         Args:
             conversation (`list`): Messages. Content of the form `{"type": "ecg", "ecg": ecg}` stands for an ECG, where
-                `ecg` is what [`MeritProcessor.__call__`] takes for one; the template writes `ecg_token` for it.
+                `ecg` is what [`MeritProcessor.__call__`] takes for one; the template writes `ecg_token` for it. The
+                generic `"audio"` is another name of `"ecg"`.
             chat_template (`str`, *optional*): Jinja template instead of the one of the processor.
             tokenize (`bool`, *optional*, defaults to `False`): Whether to return inputs of the model instead of text.
             return_dict (`bool`, *optional*, defaults to `False`): With `tokenize`, return all inputs.
             return_tensors (`str`, *optional*): With `tokenize`, `"pt"` or `"np"`.
             processor_kwargs (`dict`, *optional*): With `tokenize`, arguments of [`MeritProcessor.__call__`], such as
                 `sampling_rate`, `leads` and `units` for arrays.
-            kwargs: `add_generation_prompt`, `continue_final_message`, and variables of the template.
+            kwargs: `add_generation_prompt`, `continue_final_message`, `return_assistant_tokens_mask` (adds
+                `assistant_masks`, 1 at the tokens that a template writes between `{% generation %}` and
+                `{% endgeneration %}`), `tools`, `documents`, and variables of the template.
 
         Returns:
             `str` or `list[str]`, or with `tokenize` a [`BatchFeature`] or its `input_ids`.
         """
-        # Not with `tokenize`: the method of the library would collect blocks of type "audio" alone, as mono sound.
-        prompt = super().apply_chat_template(conversation, chat_template, **kwargs)
-        if not tokenize:
-            return prompt
-        conversations = [conversation] if isinstance(conversation[0], dict) else conversation
-        contents = [message["content"] for messages in conversations for message in messages]
-        blocks = [block for content in contents if not isinstance(content, str) for block in content]
-        ecgs = [block["ecg"] for block in blocks if block["type"] == "ecg"]
         options: dict[str, Any] = dict(processor_kwargs or {})
-        # The template writes the special tokens; the tokenizer must not write them again.
-        options["text_kwargs"] = {"add_special_tokens": False} | options.get("text_kwargs", {})
-        options["return_tensors"] = return_tensors
-        inputs = self(ecg=ecgs or None, text=prompt, **options)
-        return inputs if return_dict else inputs["input_ids"]
+        if tokenize and "add_special_tokens" not in options.get("text_kwargs", {}):
+            options.setdefault("add_special_tokens", False)  # the template writes them; not once more the tokenizer
+        return super().apply_chat_template(
+            conversation,
+            chat_template,
+            tokenize=tokenize,
+            return_dict=return_dict,
+            return_tensors=return_tensors,
+            processor_kwargs=options,
+            **kwargs,
+        )
+
+    def _multimodal_inputs_from_conversations(self, conversations: list, *args: Any) -> tuple[list, list, list, dict]:
+        """Return no images, videos or sounds, and the ECGs, which the library would read as mono sound."""
+        contents = [message.get("content") for messages in conversations for message in messages]
+        blocks = [block for content in contents if not isinstance(content, str) for block in content or []]
+        names = ("ecg", "audio")
+        ecgs = [
+            block[name] for block in blocks if block["type"] in names for name in (*names, "path") if name in block
+        ]
+        return [], [], [], {"ecg": ecgs or None}
 
 
 def _read(path: str | PathLike, **metadata: Any) -> Any:

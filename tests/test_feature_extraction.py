@@ -194,6 +194,25 @@ def test_frequencies_above_the_new_nyquist_are_removed(extract):
 # --- lengths --------------------------------------------------------------------------------------------------------
 
 
+def test_pad_pads_ecgs_along_time():
+    extract = MeritFeatureExtractor(padding_value=-1.0)
+    one, two = np.ones((12, 500), np.float32), np.full((12, 700), 2.0)
+    mask = np.ones((12, 700), bool)
+    mask[3] = False
+    batch = extract.pad({"input_values": [one, two], "ecg_mask": [one > 0, mask]}, return_tensors="pt")
+    assert batch["input_values"].shape == batch["ecg_mask"].shape == (2, 12, 700)
+    assert batch["input_values"].dtype == torch.float32 and batch["ecg_mask"].dtype == torch.bool
+    assert (batch["input_values"][0, :, 500:] == -1).all() and (batch["input_values"][0, :, :500] == 1).all()
+    assert batch["ecg_mask"].sum(dim=2).tolist() == [[500] * 12, [700] * 3 + [0] + [700] * 8]
+    single = [{"input_values": one[None]}, {"input_values": two[None]}]  # as from calls with one ECG
+    assert extract.pad(single, pad_to_multiple_of=64, return_tensors="np")["input_values"].shape == (2, 12, 704)
+    cut = extract.pad(single, padding="max_length", max_length=600, truncation=True, return_tensors="np")
+    assert cut["input_values"].shape == (2, 12, 600) and cut["ecg_mask"].sum(axis=(1, 2)).tolist() == [6000, 7200]
+    assert [item.shape for item in extract.pad(single, padding=False)["input_values"]] == [(12, 500), (12, 700)]
+    with pytest.raises(ValueError, match="`max_length` with truncation=True"):
+        extract.pad(single, truncation=True)
+
+
 def test_shortest_and_longest(extract):
     assert extract(make_ecg(250), **FACTS)["ecg_mask"].sum() == 12 * 250
     assert extract(make_ecg(3000), **FACTS)["ecg_mask"].sum() == 12 * 3000

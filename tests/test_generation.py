@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from tiny_models import ENCODER, TRANSFORMER, wake
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMultimodalLM, TextStreamer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMultimodalLM, TextStreamer
 
 from modeling_merit import (
     MeritConfig,
@@ -241,7 +241,7 @@ def test_save_and_reload(family, projector, ecgs, tmp_path):
     model, inputs = build(family, projector_type=projector), left_pad([prompt("ecg", 5), prompt(6, 7, "ecg", 8)])
     model.save_pretrained(tmp_path)
     loaded = AutoModelForMultimodalLM.from_pretrained(tmp_path)
-    assert type(loaded) is MeritForConditionalGeneration
+    assert type(loaded) is type(AutoModel.from_pretrained(tmp_path)) is MeritForConditionalGeneration
     assert torch.equal(loaded(**inputs, input_values=ecgs[:2]).logits, model(**inputs, input_values=ecgs[:2]).logits)
     assert loaded.generation_config.suppress_tokens == [ECG] and loaded.config.prompts == model.config.prompts
 
@@ -318,6 +318,75 @@ def test_limits_of_length(ecgs):
     model = build(max_generated_tokens=500)
     with pytest.raises(ValueError, match="128 in all, got a prompt of 13 tokens and 120 new ones"):
         model.generate(ids, input_values=ecgs[:1], max_new_tokens=120)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_cache_is_continued_with_the_ecg_of_a_second_question(family, ecgs):
+    model, first, second = build(family), prompt("ecg", 5), prompt(6, "ecg", 7)
+    written = model.generate(torch.tensor([first]), input_values=ecgs[:1], **GREEDY, return_dict_in_generate=True)
+    ids = torch.cat([written.sequences, torch.tensor([second])], dim=1)
+    expected = model.generate(ids, input_values=ecgs[:2], **GREEDY)
+    encoded = []
+    model.ecg_model.register_forward_hook(lambda module, inputs, output: encoded.append(len(inputs[0])))
+    cache = written.past_key_values
+    output = model.generate(ids, input_values=ecgs[:2], past_key_values=cache, **GREEDY)
+    assert output.tolist() == expected.tolist() and encoded == [1]
+
+
+def test_an_assistant_that_reads_ecgs_changes_nothing(ecgs):
+    model, ids = build("qwen2"), torch.tensor([prompt("ecg", 5)])
+    expected = model.generate(ids, input_values=ecgs[:1], **GREEDY)
+    for assistant in (build("qwen2"), build("llama")):
+        assert (
+            model.generate(ids, input_values=ecgs[:1], assistant_model=assistant, **GREEDY).tolist()
+            == expected.tolist()
+        )
+    with pytest.raises(ValueError, match=r"reads ECGs, with ecg_token_id and num_ecg_tokens \[60, 12\], got a Qwen2"):
+        model.generate(ids, input_values=ecgs[:1], assistant_model=model.language_model, **GREEDY)
+
+
+def test_embeddings_beside_ecgs(ecgs):
+    model, ids = build(), torch.tensor([prompt("ecg", 5)])
+    embeds = model.get_input_embeddings()(ids.masked_fill(ids == ECG, 0)).detach()
+    expected = model.generate(ids, input_values=ecgs[:1], **GREEDY)
+    assert model.generate(ids, inputs_embeds=embeds, input_values=ecgs[:1], **GREEDY).tolist() == expected.tolist()
+    with pytest.raises(ValueError, match="the placeholder 60 has no embedding among the 60"):
+        model(inputs_embeds=embeds, input_values=ecgs[:1])
+    known = build(ecg_token_id=9)
+    ids = torch.tensor([[9] * PLACEHOLDERS + [5]])
+    embeds = known.get_input_embeddings()(ids)
+    logits = known(inputs_embeds=embeds, input_values=ecgs[:1]).logits
+    assert torch.equal(logits, known(ids, input_values=ecgs[:1]).logits)
+
+
+def test_attention_is_set_in_all_parts_and_in_one():
+    model = build()
+    model.set_attn_implementation("eager")
+    assert model.language_model.config._attn_implementation == "eager"
+    model.set_attn_implementation({"text_config": "sdpa"})
+    assert model.language_model.config._attn_implementation == "sdpa"
+    assert (
+        model.config.text_config is model.language_model.config and model.config.ecg_config is model.ecg_model.config
+    )
+
+
+def test_ecg_features_of_all_that_a_processor_gives(ecgs):
+    model, inputs = build(), left_pad([prompt("ecg", 5)])
+    features = model.get_ecg_features(input_values=ecgs[:1], ecg_mask=None, **inputs)
+    assert torch.equal(features, model.get_ecg_features(ecgs[:1]))
+    assert torch.equal(features, model.get_ecg_features(ecgs[:1], input_ids=None, attention_mask=None))
+
+
+@pytest.mark.parametrize("projector", ["mlp", "perceiver"])
+def test_dynamic_int8_reaches_every_linear_layer(projector, ecgs):
+    model, ids = build(projector_type=projector).eval(), torch.tensor([prompt("ecg", 5)])
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    reached = [name for name, module in quantized.named_modules() if "quantized" in type(module).__module__]
+    assert set(linear) <= set(reached)
+    assert not any(isinstance(module, torch.nn.MultiheadAttention) for module in model.modules())
+    exact, rounded = (each(ids, input_values=ecgs[:1]).logits for each in (model, quantized))
+    assert 0 < (rounded - exact).abs().max() < 0.2 * exact.abs().max()
 
 
 def test_either_ids_or_embeddings():

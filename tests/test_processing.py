@@ -256,6 +256,29 @@ def test_chat_template(prompter):
     assert ids == [[2, 7, 8, token, token, token, 5, 6], [2, 7, 8, 3, 0, 0, 0, 0]]
 
 
+def test_chat_template_marks_what_the_assistant_says(prompter):
+    ecg, token = make_ecg(), prompter.audio_token_id
+    template = (
+        "{% for message in messages %}{% if message.role == 'assistant' %}{% generation %}{{ message.content }}"
+        "{% endgeneration %}{% else %}{% for block in message.content %}{% if block.type in ('ecg', 'audio') %}"
+        "<|ecg|> {% else %}{{ block.text }} {% endif %}{% endfor %}{% endif %}{% endfor %}"
+    )
+    record = SimpleNamespace(signal=ecg, sampling_rate=100, leads=STANDARD_LEADS)
+    for kind in ("ecg", "audio"):
+        question = {"role": "user", "content": [{"type": kind, kind: record}, {"type": "text", "text": "ecg :"}]}
+        inputs = prompter.apply_chat_template(
+            [question, {"role": "assistant", "content": "sinus rhythm"}],
+            chat_template=template,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            return_assistant_tokens_mask=True,
+        )
+        assert inputs["input_ids"].tolist() == [[token, token, token, 6, 8, 3, 4]]
+        assert inputs["assistant_masks"].tolist() == [[0, 0, 0, 0, 0, 1, 1]]
+        assert inputs["input_values"].shape[:2] == (1, 12) and "offset_mapping" not in inputs
+
+
 # --- saving ---------------------------------------------------------------------------------------------------------
 
 
