@@ -26,8 +26,8 @@ $(VENV)/.installed: setup.py constraints.txt
 install: $(VENV)/.installed
 
 quickstart: install
-	$(LAUNCH) examples/pretrain.py --dataset synthetic --num_records 2000 --epochs 8 --crop_seconds 4 \
-		--batch_size 64 --lead_dropout 0.2 --contrastive_weight 1 --vocab_size 500 --output_dir merit-ecg \
+	$(LAUNCH) examples/pretrain.py --dataset synthetic --num_records 2000 --epochs 8 --crop_seconds 3.84 \
+		--batch_size 64 --lead_dropout 0.2 --size tiny --vocab_size 500 --output_dir merit-ecg \
 		--overwrite_output_dir
 	$(BIN)/python examples/quickstart.py --model merit-ecg
 	$(BIN)/python examples/quickstart.py --model hub_cards/merit-ecg

@@ -121,7 +121,7 @@ def train_network(args, tasks, views, accelerator):
     model = NETWORKS[args.baseline](sum(len(task.classes) for task in tasks))
     groups = parameter_groups(model, args.learning_rate, args.weight_decay)
     plan = Schedule.from_args(args)
-    outcome = train_classifier(model, groups, views, tasks, MeritFeatureExtractor().normalize, plan, accelerator)
+    outcome = train_classifier(model, groups, views, tasks, MeritFeatureExtractor(high_pass=None), plan, accelerator)
     if accelerator.is_main_process:
         parameters = sum(p.numel() for p in model.parameters())
         best = outcome.curve[outcome.best_epoch]["validation_macro_auroc"]

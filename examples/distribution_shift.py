@@ -70,7 +70,7 @@ def embed_corrupted(args, encoder, extractor, view, ecg_ids, kind, severity):
         signals, mask = signals.numpy(), None
         if kind == "lead_absent":
             mask = np.broadcast_to(signals.any(-1, keepdims=True), signals.shape)
-        values = torch.from_numpy(extractor.normalize(signals, mask)).to(args.device)
+        values = torch.from_numpy(extractor.normalize(extractor.condition(signals), mask)).to(args.device)
         mask = None if mask is None else torch.from_numpy(mask.copy()).to(args.device)
         return encoder(values, mask).pooler_output
 

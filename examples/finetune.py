@@ -29,33 +29,30 @@ OPTIONS = (
 )
 
 
-def build(args, tasks, device):
+def build(args, tasks):
     """Return the classifier, its outputs named after the classes."""
     labels = [name if len(tasks) == 1 else f"{task.name}:{name}" for task in tasks for name in task.classes]
     config = MeritEcgConfig.from_pretrained(args.model)
     config.problem_type = "multi_label_classification"
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    attention = "eager" if device.type == "cpu" else "sdpa"  # as in pre-training: faster there
     if args.from_scratch:
-        return MeritForEcgClassification._from_config(config, attn_implementation=attention)
-    return MeritForEcgClassification.from_pretrained(
-        args.model, config=config, dtype=torch.float32, attn_implementation=attention
-    )
+        return MeritForEcgClassification(config)
+    return MeritForEcgClassification.from_pretrained(args.model, config=config, dtype=torch.float32)
 
 
 def layer_rate(model, learning_rate, layer_decay):
-    """Return the rate of a parameter by its name, which falls by `layer_decay` per block from the head down (Clark et
-    al., ICLR 2020)."""
-    depth = len(model.ecg_model.layers)
+    """Return the rate of a parameter by its name, which falls by `layer_decay` per stage from the head down (after
+    Clark et al., ICLR 2020)."""
+    depth = len(model.ecg_model.stages)
 
     def rate(name):
-        blocks_below_head = 0
-        if name.startswith("ecg_model.layers."):
-            blocks_below_head = depth - int(name.split(".")[2])
-        elif name.startswith("ecg_model.embeddings."):
-            blocks_below_head = depth + 1
-        return learning_rate * layer_decay**blocks_below_head
+        below_head = 0
+        if name.startswith("ecg_model.stages."):
+            below_head = depth - int(name.split(".")[2])
+        elif name.startswith("ecg_model.stem."):
+            below_head = depth + 1
+        return learning_rate * layer_decay**below_head
 
     return rate
 
@@ -76,11 +73,11 @@ def main():
     tasks = [load_task(tables, name, args.label_fraction, args.seed) for name in args.tasks]
     set_seed(args.seed)
     extractor = load_extractor(args.model)
-    model = build(args, tasks, accelerator.device)
+    model = build(args, tasks)
     layer_decay = args.layer_decay or (1.0 if args.from_scratch else 0.75)
     groups = parameter_groups(model, layer_rate(model, args.learning_rate, layer_decay), args.weight_decay)
     plan = Schedule.from_args(args)
-    outcome = train_classifier(model, groups, views, tasks, extractor.normalize, plan, accelerator)
+    outcome = train_classifier(model, groups, views, tasks, extractor, plan, accelerator)
     if not accelerator.is_main_process:
         return
     model.save_pretrained(args.output_dir)

@@ -6,8 +6,6 @@ The encoder embeds every record once (evaluation mode, weights unchanged, checke
 regression is fitted on folds 1-8, its C and one threshold per class are chosen on fold 9, and fold 10 is scored once,
 with bootstrap intervals over patients. Rows go to `--output`, fold-10 probabilities to `--predictions`, which
 `compare.py` reads. `--random_init` draws the weights anew from `--seed`: the baseline that pre-training must beat.
-`--per_lead` probes the mean over time of every lead instead of the mean over time and leads: twelve times as many
-features, which keep what was seen where.
 """
 
 from modeling_merit.processing.benchmark.evaluation import record_run
@@ -25,15 +23,12 @@ OPTIONS = (
 
 def main():
     parser = option_parser(__doc__, *OPTIONS, tasks={"choices": (*TASK_NAMES, "diagnostic")})
-    parser.add_argument("--per_lead", action="store_true", help="Features of every lead instead of their mean.")
     args = parser.parse_args()
 
     origin = provenance(seed=args.seed)
     tables = load_ptb_xl(args.data_dir)
     encoder, extractor = load_encoder(args.model, args.random_init, args.seed, args.device)
-    features, weights, signals = embed_tables(
-        encoder, extractor, tables, args.cache_dir, args.batch_size, args.per_lead
-    )
+    features, weights, signals = embed_tables(encoder, extractor, tables, args.cache_dir, args.batch_size)
     for name in args.tasks:
         task = load_task(tables, name, args.label_fraction, args.seed)
         x = {split: features[split][rows] for split, rows in task.rows.items()}

@@ -76,7 +76,7 @@ def main():
     except PtbXlError as error:
         parser.error(str(error))
     embeds = {
-        split: embed_signals(model.get_ecg_features, view, extractor.normalize, args.batch_size, args.device, split)
+        split: embed_signals(model.get_ecg_features, view, extractor.prepare, args.batch_size, args.device, split)
         for split, view in views.items()
     }
     fields = {"prompts": str(args.prompts) if args.prompts else "+".join(args.languages), "score": args.score}

@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 FEATURES: dict[str, Callable] = {
     "aligned": lambda model, *ecg: model.get_ecg_features(*ecg),
     "pooled": lambda model, *ecg: model.ecg_model(*ecg).pooler_output,
-    "leads": lambda model, *ecg: model.ecg_model.get_lead_features(*ecg).flatten(1),
 }
-"""Features of an ECG by name: aligned, unit vectors to compare with texts; pooled, the mean of the ECG encoder's
-outputs, for classifiers; leads, that mean for each lead, one after the other."""
+"""Features of an ECG by name: aligned, unit vectors to compare with texts; pooled, mean and maximum of the ECG
+encoder's outputs, for classifiers."""
 
 
 MODEL_TYPES = {
@@ -182,8 +181,7 @@ def embed_ecgs(model: Any, processor: Any, ecgs: Any, features: str = "aligned")
 
     >>> from modeling_merit import MeritConfig, MeritFeatureExtractor, MeritModel
     >>> from modeling_merit.processing.data.simulation import simulate_ecg
-    >>> size = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    >>> model = MeritModel(MeritConfig(ecg_config=size, text_config=size | {"vocab_size": 50}, projection_dim=8))
+    >>> model = MeritModel(MeritConfig.from_size("tiny", text_config={"vocab_size": 50}, projection_dim=8))
     >>> ecgs = [simulate_ecg("sinus_rhythm", seed=0), simulate_ecg("atrial_fibrillation", seed=0)]
     >>> embed_ecgs(model.eval(), MeritFeatureExtractor(), ecgs).shape  # which takes ECGs as a processor does
     torch.Size([2, 8])

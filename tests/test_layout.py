@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up. A module may import its own layer and those before it.
 LAYERS = (
-    r"processing\.(units|leads|resampling|plotting|record|signal_quality|deidentify)",
+    r"processing\.(units|leads|resampling|conditioning|plotting|record|signal_quality|deidentify)",
     r"modeling_merit\.(\w+_merit|\w+_merit_\w+)|processing\.(feature_extraction_merit|processing_merit|augmentation)",
     r"processing\.(readers|writers)(\..+)?",
     r"processing(\.inspection)?",  # the public names of the package
@@ -25,7 +25,7 @@ LAYERS = (
     r"processing\.commands(\..+)?",
     r"processing\.cli",
 )
-TRAVELS = r"modeling_merit\.\w+_merit\w*|processing\.(\w+_merit|leads|units|resampling|signal_quality)"
+TRAVELS = r"modeling_merit\.\w+_merit\w*|processing\.(\w+_merit|leads|units|resampling|conditioning|signal_quality)"
 
 # Modules of processing/readers that are no format of their own, and modules that are parts of one format.
 SHARED = {"source", "compressed", "fields", "arrays", "lead_codes", "calibration", "xml_safety"}

@@ -22,8 +22,8 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
         "--features",
         default="aligned",
         choices=tuple(FEATURES),
-        help="aligned: unit vectors to compare with texts; pooled: the mean of the ECG encoder's outputs, for "
-        "classifiers; leads: that mean for each lead, one after the other",
+        help="aligned: unit vectors to compare with texts; pooled: mean and maximum of the ECG encoder's outputs, for "
+        "classifiers",
     )
     command.set_defaults(run=run)
 

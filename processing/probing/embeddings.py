@@ -44,7 +44,7 @@ def weights_fingerprint(model: nn.Module) -> str:
 def embed_signals(
     encode: Callable[[torch.Tensor], torch.Tensor],
     view: SignalView,
-    normalize: Callable[[np.ndarray], np.ndarray],
+    prepare: Callable[[np.ndarray], np.ndarray],
     batch_size: int = 128,
     device: str | torch.device = "cpu",
     description: str = "embedding",
@@ -54,7 +54,7 @@ def embed_signals(
     Args:
         encode (callable): (batch, leads, samples) float32 to (batch, features), of a model in evaluation mode.
         view (`SignalView`): Records in µV.
-        normalize (callable): (batch, leads, samples) in mV to what `encode` expects, of the feature extractor.
+        prepare (callable): (batch, leads, samples) in mV to what `encode` expects, of the feature extractor.
         batch_size (`int`): Records per pass.
         device: Where `encode` wants its input.
         description (`str`): Name of the progress bar.
@@ -68,7 +68,7 @@ def embed_signals(
             view.signals(range(start, min(start + batch_size, len(view)))).astype(np.float32)
             / MICROVOLTS_PER_MILLIVOLT
         )
-        batch = torch.from_numpy(normalize(signals)).to(device)
+        batch = torch.from_numpy(prepare(signals)).to(device)
         features.append(encode(batch).float().cpu().numpy())
     return np.concatenate(features)
 
@@ -102,8 +102,7 @@ def load_encoder(
         ValueError: If the model works at another rate than 100 Hz.
     """
     extractor = load_extractor(model)
-    attention = "eager" if torch.device(device).type == "cpu" else "sdpa"  # 1.5 times as fast there
-    encoder = MeritEcgModel.from_pretrained(model, dtype=torch.float32, attn_implementation=attention)
+    encoder = MeritEcgModel.from_pretrained(model, dtype=torch.float32)
     if random_init:
         torch.manual_seed(seed)
         encoder = MeritEcgModel(encoder.config)
@@ -116,7 +115,6 @@ def embed_tables(
     tables: Mapping[str, datasets.Dataset],
     cache_dir: str | Path | None = None,
     batch_size: int = 128,
-    per_lead: bool = False,
 ) -> tuple[dict[str, np.ndarray], str, str]:
     """Return the features of every table, and the fingerprints of weights and signals they were made from.
 
@@ -126,10 +124,9 @@ def embed_tables(
         encoder ([`MeritEcgModel`]), extractor ([`MeritFeatureExtractor`]): As `load_encoder` returns them.
         tables (mapping of `str` to `datasets.Dataset`): With signals in µV at 100 Hz.
         cache_dir (`str` or `Path`, *optional*), batch_size (`int`).
-        per_lead (`bool`): Take [`~MeritEcgModel.get_lead_features`] instead of the pooled feature.
 
     Returns:
-        `tuple`: float32 features (records, width or leads · width) by table, fingerprint of the weights, fingerprint
+        `tuple`: float32 features (records, pooler_size) by table, fingerprint of the weights, fingerprint
         of the signals.
 
     Raises:
@@ -140,16 +137,15 @@ def embed_tables(
     settings = hashlib.sha256(texts.encode()).hexdigest()[:8]
     views = {name: SignalView(table) for name, table in tables.items()}
     signals = data_fingerprint(view.signals(range(len(view))) for view in views.values())
-    name = f"{weights}-{settings}-{signals}{'-leads' if per_lead else ''}.safetensors"
-    cache = None if cache_dir is None else Path(cache_dir) / name
+    cache = None if cache_dir is None else Path(cache_dir) / f"{weights}-{settings}-{signals}.safetensors"
     if cache and cache.is_file():
         return load_file(cache), weights, signals
 
     def encode(batch: torch.Tensor) -> torch.Tensor:
-        return encoder.get_lead_features(batch).flatten(1) if per_lead else encoder(batch).pooler_output
+        return encoder(batch).pooler_output
 
     features = {
-        split: embed_signals(encode, view, extractor.normalize, batch_size, encoder.device, split)
+        split: embed_signals(encode, view, extractor.prepare, batch_size, encoder.device, split)
         for split, view in views.items()
     }
     if weights_fingerprint(encoder) != weights:

@@ -5,7 +5,7 @@ epoch is chosen by validation macro AUROC, averaged over the tasks; fold 10 is p
 """
 
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -69,8 +69,8 @@ class Outcome:
 class LabelledEcgs(Dataset):
     """Whole batches of signals with labels. The augmentation of a batch follows from seed, epoch and first record."""
 
-    def __init__(self, view: SignalView, tasks: Sequence[PtbXlTask], split: str, normalize: Callable, plan: Schedule):
-        self.view, self.normalize, self.plan, self.epoch = view, normalize, plan, 0
+    def __init__(self, view: SignalView, tasks: Sequence[PtbXlTask], split: str, extractor: Any, plan: Schedule):
+        self.view, self.extractor, self.plan, self.epoch = view, extractor, plan, 0
         self.train = split == "train"
         self.rows = np.unique(np.concatenate([task.rows[split] for task in tasks]))
         self.labels = np.zeros((len(self.rows), sum(len(task.classes) for task in tasks)), dtype=np.float32)
@@ -92,6 +92,7 @@ class LabelledEcgs(Dataset):
         """One batch: `input_values` (batch, leads, samples), or (batch, crops, leads, samples) when not training."""
         plan = self.plan
         signals = self.view.signals(self.rows[indices]).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
+        signals = self.extractor.condition(signals)
         length = min(round(plan.crop_seconds * SAMPLING_RATE), signals.shape[-1])
         batch = {"index": torch.tensor(indices)}
         mask = None
@@ -113,7 +114,7 @@ class LabelledEcgs(Dataset):
         else:
             starts = np.linspace(0, signals.shape[-1] - length, -(-signals.shape[-1] // length)).round().astype(int)
             signals = np.stack([signals[..., start : start + length] for start in starts], axis=1)
-        return batch | {"input_values": torch.from_numpy(self.normalize(signals, mask))}
+        return batch | {"input_values": torch.from_numpy(self.extractor.normalize(signals, mask))}
 
 
 def train_classifier(
@@ -121,7 +122,7 @@ def train_classifier(
     groups: Iterable[dict],
     views: Mapping[str, SignalView],
     tasks: Sequence[PtbXlTask],
-    normalize: Callable[..., np.ndarray],
+    extractor: Any,
     plan: Schedule,
     accelerator: Accelerator,
 ) -> Outcome:
@@ -133,14 +134,14 @@ def train_classifier(
         groups (iterable of `dict`): Parameter groups for AdamW, each with its `lr` and `weight_decay`.
         views (mapping of `str` to `SignalView`): Signals by split.
         tasks (sequence of `PtbXlTask`): In the order of the model's outputs.
-        normalize (callable): (…, leads, samples) in mV and mask to model input, of the feature extractor.
+        extractor (`MeritFeatureExtractor`): Conditions whole records and normalises what is cut from them.
         plan (`Schedule`), accelerator (`Accelerator`).
 
     Raises:
         ValueError: If the validation split cannot choose an epoch because no class has both labels in it.
         FloatingPointError: If the loss is no longer finite.
     """
-    data = {split: LabelledEcgs(view, tasks, split, normalize, plan) for split, view in views.items()}
+    data = {split: LabelledEcgs(view, tasks, split, extractor, plan) for split, view in views.items()}
     loaders: dict[str, Any] = {
         split: DataLoader(
             ecgs,
