@@ -219,7 +219,8 @@ def _graphs(model: Any, processor: Any) -> dict[str, Graph]:
 
     ids = torch.tensor([[1, 2, 3], [3, 2, 1]])
     tokens = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    longest = min(processor.tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+    positions = getattr(model.config.text_config, "max_position_embeddings", 2**16)
+    longest = min(processor.tokenizer.model_max_length, positions)
     prompts = torch.eye(3, model.config.projection_dim)
     similarities = ("relative_similarity", "cosine_similarity")
     return {
@@ -344,9 +345,9 @@ def _quantize(source: Path, target: Path, feeds: Sequence[Mapping[str, "torch.Te
 
 def _facts(model: Any, extractor: Any) -> dict[str, Any]:
     """Return how an ECG is prepared for the graphs, and what their outputs mean."""
-    names = ("sampling_rate", "leads", "normalization", "resample_window", "min_seconds", "max_seconds")
+    names = ("sampling_rate", "leads", "high_pass", "normalization", "resample_window", "min_seconds", "max_seconds")
     facts: dict[str, Any] = {name: getattr(extractor, name) for name in names}
-    facts |= {"high_pass": getattr(extractor, "high_pass", None), "multiple_of": extractor.patch_length}
+    facts["multiple_of"] = getattr(model.config, "ecg_config", model.config).patch_length  # samples
     if hasattr(model, "classifier"):
         facts |= {"labels": list(model.config.id2label.values()), "problem_type": model.config.problem_type}
     else:
