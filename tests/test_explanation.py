@@ -13,7 +13,7 @@ from modeling_merit import MeritEcgModel, MeritForEcgClassification, MeritModel
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor
 from modeling_merit.processing.cli import main
 from modeling_merit.processing.data.simulation import simulate_ecg
-from modeling_merit.processing.inference import embed_ecgs, load_checkpoint, score_prompts
+from modeling_merit.processing.inference import load_checkpoint, score_prompts
 from modeling_merit.processing.record import DISCLAIMER
 from modeling_merit.processing.writers import write_wfdb
 
@@ -78,11 +78,14 @@ def test_attributions_of_a_similarity_add_up(loaded, record):
     assert_complete(compared)
 
 
-def test_the_baseline_is_flat_lines_at_the_median(loaded, record):
-    flat = EcgRecord(np.repeat(np.median(record.signal, axis=1)[:, None], 500, axis=1), 100, record.leads)
-    text = loaded[0].get_text_features(**loaded[1](text=["linksschenkelblock"], return_tensors="pt"))
-    score = embed_ecgs(*loaded, flat) @ text[0].detach()
-    assert explain(*loaded, record, "linksschenkelblock").baseline_score == pytest.approx(score.item(), abs=1e-5)
+def test_the_baseline_is_flat_lines_at_the_median(classifier, record):
+    inputs = MeritFeatureExtractor()(record, return_tensors="pt")
+    medians = inputs["input_values"][..., :500].quantile(0.5, dim=2, keepdim=True, interpolation="lower")
+    with torch.no_grad():
+        score = classifier(medians.expand_as(inputs["input_values"]), inputs["ecg_mask"]).logits[0, 1]
+    explanation = explain(classifier, MeritFeatureExtractor(), record, "AFIB", n_steps=16)
+    assert explanation.baseline_score == pytest.approx(score.item(), abs=1e-5)
+    assert explanation.baseline_score != pytest.approx(explanation.score, abs=1e-3)
 
 
 def test_absent_leads_and_times_have_no_part(classifier, record):
