@@ -111,7 +111,7 @@ def fit_logistic(
     c: float,
     start: np.ndarray | None = None,
     tolerance: float = 1e-6,
-    max_steps: int = 100,
+    max_steps: int = 200,
 ) -> np.ndarray:
     """Return the minimum of `mean log-loss + ‖w‖² / (2·C·rows)` for all classes at once by a truncated Newton method.
 
@@ -170,7 +170,7 @@ def _solve(
     direction = preconditioned.copy()
     product = (residual * preconditioned).sum(0)
     goal = np.minimum(0.1, np.sqrt(np.abs(target).max(0))) ** 2 * product
-    for _ in range(30):
+    for _ in range(200):
         image = x.T @ (curvature * (x @ direction)) + penalty * direction
         running = product > goal  # solved columns stand still
         length = np.where(running, product / np.maximum((direction * image).sum(0), 1e-300), 0)
