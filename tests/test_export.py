@@ -12,7 +12,7 @@ import torch
 from tiny_models import build, ecg_config, merit_config
 
 from modeling_merit import MeritForEcgClassification, MeritModel
-from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor
+from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
 from modeling_merit.processing.cli import main
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.inference import embed_prompts, load_checkpoint, score_embeddings, score_prompts
@@ -174,19 +174,19 @@ runpy.run_path(script, run_name="__main__")
 def test_inference_without_torch(checkpoint, folder, tmp_path, rate):
     ecg = simulate_ecg("atrial_fibrillation", seed=7, sampling_rate=rate)
     record = EcgRecord(ecg.signal, rate, ecg.leads).select([lead for lead in STANDARD_LEADS if lead != "V3"])
-    write_wfdb(record, tmp_path / "ecg.hea")
+    file = str(write_wfdb(record, tmp_path))
     command = [
         sys.executable,
         "-c",
         BLOCK,
         REPOSITORY / "examples" / "onnx_inference.py",
         folder,
-        tmp_path / "ecg.hea",
+        file,
     ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     printed = dict(reversed(line.split("  ", 1)) for line in done.stdout.splitlines()[: len(PROMPTS)])
-    scores = score_prompts(*load_checkpoint(checkpoint), tmp_path / "ecg.hea", PROMPTS).relative_similarity[0]
+    scores = score_prompts(*load_checkpoint(checkpoint), read_ecg(file), PROMPTS).relative_similarity[0]
     assert {name: float(score) for name, score in printed.items()} == pytest.approx(
         dict(zip(PROMPTS, scores.tolist())), abs=2e-3
     )
