@@ -78,6 +78,38 @@ def load_checkpoint(
     return model.eval().to(device or "cpu"), processor
 
 
+def load_scorer(checkpoint: str, truncation: bool = False, device: str | None = None) -> tuple[Any, Any]:
+    """Load what gives an ECG scores: a dual encoder as `load_checkpoint` does, or a classifier.
+
+    Args:
+        checkpoint (`str`): Folder or Hub id.
+        truncation (`bool`), device (`str`, *optional*): As in `load_checkpoint`.
+
+    Returns:
+        A `MeritModel` and its `MeritProcessor`, or a `MeritForEcgClassification` and its `MeritFeatureExtractor`.
+
+    Raises:
+        OSError: If there is no such checkpoint, or not all of its weights.
+        ValueError: If the checkpoint holds neither.
+    """
+    folder = find_checkpoint(checkpoint, "any")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("architectures") != ["MeritForEcgClassification"]:
+        return load_checkpoint(checkpoint, truncation=truncation, device=device)
+    import transformers
+    from safetensors import SafetensorError
+
+    from modeling_merit import MeritForEcgClassification
+
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    try:
+        model = MeritForEcgClassification.from_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(f"The weights in {checkpoint!r} are damaged: {error}. Copy or download them again.") from None
+    extractor.nan_policy, extractor.extra_leads, extractor.truncation = "mask", "drop", truncation
+    return model.eval().to(device or "cpu"), extractor
+
+
 def find_checkpoint(checkpoint: str, auto_class: str = "AutoModel") -> Path:
     """Return the folder of a checkpoint, downloaded if it is a Hub id; without a network that is tried only once.
 
@@ -189,6 +221,7 @@ __all__ = [
     "find_checkpoint",
     "generate_reports",
     "load_checkpoint",
+    "load_scorer",
     "score_embeddings",
     "score_prompts",
 ]

@@ -9,7 +9,22 @@ import pytest
 import modeling_merit
 import modeling_merit.processing
 
-EXTRAS = {"defusedxml", "edfio", "gradio", "h5py", "matplotlib", "nltk", "peft", "pydicom", "rouge_score", "soundfile"}
+EXTRAS = {
+    "captum",
+    "defusedxml",
+    "edfio",
+    "gradio",
+    "h5py",
+    "matplotlib",
+    "nltk",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "peft",
+    "pydicom",
+    "rouge_score",
+    "soundfile",
+}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -21,7 +21,7 @@ LAYERS = (
     r"processing\.benchmark(\..+)?",
     r"processing\.probing(\..+)?",
     r"processing\.training(\..+)?",
-    r"processing\.inference",
+    r"processing\.(inference|explanation|export)",
     r"processing\.commands(\..+)?",
     r"processing\.cli",
 )

@@ -223,6 +223,7 @@ class SyntheticRecord:
         report (`str`): English, lower case.
         scp_codes (`dict[str, float]`): PTB-XL code to likelihood in percent, 0 for statements on rhythm and form.
         leads (`tuple[str, ...]`): The names of the rows.
+        qrs_onsets (`tuple[float, ...]`): Times in seconds at which the QRS complexes begin that lie inside the record.
     """
 
     signal: np.ndarray
@@ -231,6 +232,7 @@ class SyntheticRecord:
     report: str
     scp_codes: dict[str, float]
     leads: tuple[str, ...] = STANDARD_LEADS
+    qrs_onsets: tuple[float, ...] = ()
 
 
 def simulate_ecg(
@@ -296,7 +298,9 @@ def simulate_ecg(
     if noise:
         independent += noise * ELECTRODES @ _electrode_noise(rng, time, sampling_rate, breathing_rate)
     report, scp_codes = _write_report(rng, rhythm, findings)
-    return SyntheticRecord(_twelve_leads(independent), float(sampling_rate), factors, report, scp_codes)
+    signal = _twelve_leads(independent)
+    beats = tuple(inside.tolist())
+    return SyntheticRecord(signal, float(sampling_rate), factors, report, scp_codes, qrs_onsets=beats)
 
 
 def parse_condition(condition: str) -> tuple[Condition, tuple[Condition, ...]]:
