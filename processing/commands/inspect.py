@@ -10,6 +10,10 @@ from ..record import DISCLAIMER
 from ..writers import check_free, placed
 from .common import facts_of, print_json
 
+LABELS = {"heart_rate": "heart rate", "pr": "PR", "qrs": "QRS", "qt": "QT"}
+LABELS |= {"qtc_bazett": "QTc (Bazett)", "qtc_fridericia": "QTc (Fridericia)"}
+LABELS |= {"p_axis": "P axis", "qrs_axis": "QRS axis", "t_axis": "T axis"}
+
 
 def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
     """Add the command to the parser."""
@@ -40,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"{'signal':<14}{record.n_samples} samples at {record.sampling_rate:g} Hz = {record.duration_s:g} s")
     for lead, peak_to_peak in summary["peak_to_peak_mv"].items():
         print(f"{lead:<14}" + ("no valid sample" if peak_to_peak is None else f"{peak_to_peak:.3f} mV peak to peak"))
+    for name, found in summary["measurements"].items():
+        if name in LABELS:
+            shown = f"{found['value']:.0f} {found['unit']}" if found["valid"] else f"not given: {found['reason']}"
+            print(f"{LABELS[name]:<24}{shown}")
     for key, value in (summary["quality"] or {}).items():
         if key not in ("sampling_rate", "duration_s", "peak_to_peak_mv"):  # printed above
             text = ", ".join(value) or "none" if isinstance(value, list) else value
