@@ -309,10 +309,10 @@ def _measure_beat(rhythm: Rhythm) -> dict[str, float | str]:
         found |= dict.fromkeys(("qt", "t_axis", "qtc_bazett", "qtc_fridericia"), str(refused))
     if isinstance(p_wave, str):
         return found | dict.fromkeys(("pr", "p_axis"), p_wave)
-    first, last = p_wave
+    first, _ = p_wave
     found["pr"] = (onset - first) / RATE * 1e3
-    level = np.linspace(beat[:, first], beat[:, last], last - first, axis=-1)
-    found["p_axis"] = _axis(beat[:, first:last] - level, rhythm.leads, noise)
+    level = beat[:, first, None] * np.linspace(1, 0, onset - first)  # from the level before P to that after it, zero
+    found["p_axis"] = _axis(beat[:, first:onset] - level, rhythm.leads, noise)
     return found
 
 

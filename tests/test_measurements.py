@@ -98,7 +98,7 @@ def test_axes_need_limb_leads_and_nothing_else_does():
     whole, chest, pair = measure(ecg), measure(part(ecg, STANDARD_LEADS[6:])), measure(part(ecg, ["I", "II"]))
     assert chest.qrs_axis.reason == "needs leads I and II" and not chest.p_axis.valid and not chest.t_axis.valid
     for few in (chest, pair):
-        assert few.heart_rate.value == whole.heart_rate.value
+        assert few.heart_rate.value == pytest.approx(whole.heart_rate.value, abs=0.3)
         assert few.qt.value == pytest.approx(whole.qt.value, abs=25)
     assert pair.qrs_axis.value == pytest.approx(whole.qrs_axis.value, abs=8)
 
@@ -108,7 +108,8 @@ def test_gaps_and_dead_leads_are_left_out():
     signal = ecg.signal.copy()
     signal[7], signal[3], signal[1, 500:510] = np.nan, 0, np.nan
     found, whole = measure(EcgRecord(signal, 250, ecg.leads)), measure(ecg)
-    assert found.heart_rate.value == whole.heart_rate.value
+    assert found.heart_rate.value == pytest.approx(whole.heart_rate.value, abs=0.3)
+    assert found.p_axis.value == pytest.approx(whole.p_axis.value, abs=10)
     assert found.qrs.value == pytest.approx(whole.qrs.value, abs=8)
 
 

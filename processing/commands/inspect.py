@@ -8,7 +8,7 @@ from ..inspection import describe, printable
 from ..readers import detect_format, open_source, read_ecg
 from ..record import DISCLAIMER
 from ..writers import check_free, placed
-from .common import facts_of, print_json
+from .common import facts_of, part_of, print_json
 
 LABELS = {"heart_rate": "heart rate", "pr": "PR", "qrs": "QRS", "qt": "QT"}
 LABELS |= {"qtc_bazett": "QTc (Bazett)", "qtc_fridericia": "QTc (Fridericia)"}
@@ -18,7 +18,7 @@ LABELS |= {"p_axis": "P axis", "qrs_axis": "QRS axis", "t_axis": "T axis"}
 def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
-        "inspect", parents=[shared.facts, shared.output], help="show what a file holds and how good it is"
+        "inspect", parents=[shared.facts, shared.part, shared.output], help="show what a file holds and how good it is"
     )
     command.add_argument("file", metavar="FILE")
     command.add_argument("--json", action="store_true", help="print one JSON object")
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     args.format = args.format or detect_format(open_source(args.file))
     if args.plot is not None:
         check_free([Path(args.plot)], args.overwrite)
-    record = read_ecg(args.file, **facts_of(args))
+    record = read_ecg(args.file, **facts_of(args), **part_of(args))
     summary = describe(record, args.format)
     if args.plot is not None:
         with placed([Path(args.plot)], args.overwrite) as (path,):
