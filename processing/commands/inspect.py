@@ -5,14 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..inspection import describe, printable
+from ..notebook import LABELS
+from ..plotting import FULL_DISCLOSURE, LAYOUTS
 from ..readers import detect_format, open_source, read_ecg
 from ..record import DISCLAIMER
 from ..writers import check_free, placed
 from .common import facts_of, part_of, print_json
-
-LABELS = {"heart_rate": "heart rate", "pr": "PR", "qrs": "QRS", "qt": "QT"}
-LABELS |= {"qtc_bazett": "QTc (Bazett)", "qtc_fridericia": "QTc (Fridericia)"}
-LABELS |= {"p_axis": "P axis", "qrs_axis": "QRS axis", "t_axis": "T axis"}
 
 
 def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
@@ -23,6 +21,9 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
     command.add_argument("file", metavar="FILE")
     command.add_argument("--json", action="store_true", help="print one JSON object")
     command.add_argument("--plot", metavar="IMAGE", help="draw it on ECG paper (.png, .pdf, .svg)")
+    command.add_argument(
+        "--layout", default="auto", choices=("auto", *LAYOUTS, FULL_DISCLOSURE), help="of the plot; default: by length"
+    )
     command.set_defaults(run=run)
 
 
@@ -34,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     summary = describe(record, args.format)
     if args.plot is not None:
         with placed([Path(args.plot)], args.overwrite) as (path,):
-            record.plot(path)
+            record.plot(path, layout=args.layout)
     if args.json:
         print_json(summary)
         return 0
