@@ -60,10 +60,10 @@ def plot_ecg(
     Columns follow each other in time, as on a printed ECG: in four columns of a ten-second record each lead shows 2.5
     s, and the rhythm strip below shows all of it. Leads beyond twelve get further columns; a record with no more
     leads than the layout has rows is shown in one column over its whole length. Where I, II and chest leads, but not
-    the other limb leads were recorded, those are derived, in another colour and with an asterisk. The constant offset
-    (median) of a lead is left out, as an ECG amplifier is AC-coupled. NaN samples are gaps in the trace. The heart rate
-    of the footer is that of `measure`, where it can be trusted; filters are those that the file declares: none is
-    applied here.
+    the other limb leads were recorded, those are derived, in another colour, with an asterisk. The constant offset
+    (median) of a lead is left out, as an ECG amplifier is AC-coupled. NaN samples are gaps in the trace. The heart
+    rate of the footer is that of `measure`, where it can be trusted; filters are those that the file declares: none
+    is applied here.
 
     Args:
         record (`EcgRecord`): `signal` in mV of shape `(leads, samples)`, `sampling_rate` in Hz and `leads`, the names.
