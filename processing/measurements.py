@@ -28,6 +28,7 @@ MIN_RATE = 50.0  # Hz
 MAX_MISSING = 0.1  # of the samples of a lead that is used
 SAME_SHAPE = 0.8  # correlation of beats that are taken together
 SLOW_BEAT = 0.15  # height of a slow premature beat for `find_beats`
+INVERTED = 0.9  # correlation of a pulse with the beats upside down
 PEAKED = 0.4  # a rhythm without QRS complexes, such as noise, has a median energy above this part of its peaks
 QRS_FAST, QRS_EDGE = 0.15, 0.06  # of the peak velocity: certainly QRS; its onset and end
 P_EDGE = 0.15  # of the height of P at its onset and end
@@ -225,9 +226,9 @@ def _beats(clean: np.ndarray) -> np.ndarray:
     pauses = np.flatnonzero(rr > 1.45 * np.median(rr)) if len(rr) else np.zeros(0, dtype=int)
     if len(pauses):
         slow = find_beats(clean, RATE, height=SLOW_BEAT)
-        slow = slow[(sizes(slow) > 0.7 * usual).mean(axis=1) > 0.5]
+        slow = slow[(sizes(slow) / np.maximum(usual, 1e-9)).mean(axis=1) > 0.55]
         for i in pauses:
-            apart = (slow > peaks[i] + 0.3 * RATE) & (slow < peaks[i + 1] - 0.3 * RATE)
+            apart = (slow > peaks[i] + 0.28 * RATE) & (slow < peaks[i + 1] - 0.28 * RATE)
             peaks = np.append(peaks, slow[apart])
     return np.sort(peaks)
 
@@ -264,6 +265,8 @@ def _rhythm(clean: np.ndarray, leads: tuple[str, ...], peaks: np.ndarray) -> Rhy
         usual = scores.max(axis=0) > SAME_SHAPE
         if usual.sum() < 3 or usual.mean() < 0.5:
             raise Refused("the beats do not resemble one another")
+        if (scores.min(axis=0) < -INVERTED).mean() > 0.2:
+            raise Refused("pulses in both directions, as of a calibration")
     peaks, same = peaks.copy(), np.zeros(len(peaks), dtype=bool)
     peaks[whole], same[whole] = at, usual
     rr = np.diff(peaks) / RATE

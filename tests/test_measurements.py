@@ -78,6 +78,13 @@ def test_no_number_without_an_ecg(leads, kind):
         assert all(not one.valid and one.value is None and one.reason for _, one in found)
 
 
+def test_calibration_pulses_are_no_beats():
+    pulses = np.tile((np.arange(2000) % 200 >= 120).astype(float), (12, 1))
+    assert measure(EcgRecord(pulses, 200, STANDARD_LEADS)).heart_rate.reason == (
+        "pulses in both directions, as of a calibration"
+    )
+
+
 def test_noise_takes_the_numbers_away_before_it_falsifies_them():
     rng = np.random.default_rng(1)
     left = []
