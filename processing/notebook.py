@@ -1,15 +1,12 @@
-"""What a notebook shows of a record: its plot, and facts and measurements as a table."""
+"""What a notebook shows of an `EcgRecord`: its plot, and facts and measurements as a table."""
 
 import base64
 import html
 import io
-from typing import TYPE_CHECKING
+from typing import Any
 
 from .measurements import MAX_SECONDS, measure
 from .plotting import DPI, plot_ecg
-
-if TYPE_CHECKING:
-    from .record import EcgRecord
 
 LABELS = {"heart_rate": "heart rate", "pr": "PR", "qrs": "QRS", "qt": "QT"}
 LABELS |= {"qtc_bazett": "QTc (Bazett)", "qtc_fridericia": "QTc (Fridericia)"}
@@ -17,7 +14,7 @@ LABELS |= {"p_axis": "P axis", "qrs_axis": "QRS axis", "t_axis": "T axis"}
 """Names of the measurements as they are shown."""
 
 
-def plot_png(record: "EcgRecord", dpi: float = DPI / 2) -> bytes | None:
+def plot_png(record: Any, dpi: float = DPI / 2) -> bytes | None:
     """Return the plot of a record as a PNG; `None` without matplotlib, or if the record is too long for one image."""
     image = io.BytesIO()
     try:
@@ -27,7 +24,7 @@ def plot_png(record: "EcgRecord", dpi: float = DPI / 2) -> bytes | None:
     return image.getvalue()
 
 
-def record_html(record: "EcgRecord", disclaimer: str) -> str:
+def record_html(record: Any, disclaimer: str) -> str:
     """Return plot, facts and measurements of a record as HTML, with every text of the file escaped.
 
     Example:

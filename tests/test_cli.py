@@ -299,7 +299,7 @@ class TestTerminal:
     def clean(self, capsys) -> str:
         streams = capsys.readouterr()
         for text in streams:
-            text = re.sub(r"(^|\r|\n)[^\r\n]*?(?:it|ECG)/s\]", r"\n", text)  # bars of progress
+            text = re.sub(r"(^|\r|\n)[^\r\n]*?(?:(?:it|ECG)/s|s/(?:it|ECG))\]", r"\n", text)  # bars of progress
             assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text), repr(text)
             assert not re.search("^fake", text, re.MULTILINE)
         return streams.out + streams.err
