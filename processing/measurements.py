@@ -310,6 +310,8 @@ def _measure_beat(rhythm: Rhythm) -> dict[str, float | str]:
             p_wave = _only_p(beat, p_wave, t_end, rhythm.rr)
     except Refused as refused:
         found |= dict.fromkeys(("qt", "t_axis", "qtc_bazett", "qtc_fridericia"), str(refused))
+    if not isinstance(p_wave, str) and 60 / rhythm.rr > FLUTTER_RATE:
+        p_wave = f"above {FLUTTER_RATE:g}/min flutter with 2:1 conduction cannot be excluded"
     if isinstance(p_wave, str):
         return found | dict.fromkeys(("pr", "p_axis"), p_wave)
     first, _ = p_wave
@@ -408,8 +410,6 @@ def _p_wave(beats: np.ndarray, beat: np.ndarray, noise: np.ndarray, onset: int, 
         Refused: If there is none that every beat repeats.
     """
     rr = rhythm.rr
-    if 60 / rr > FLUTTER_RATE:
-        raise Refused(f"above {FLUTTER_RATE:g}/min flutter with 2:1 conduction cannot be excluded")
     before = onset - round((rr - 0.40 * np.sqrt(rr)) * RATE)  # about where T of the beat before ends
     start, stop = max(5, onset - 170, before), onset - 12
     if stop - start < 25:
