@@ -23,6 +23,7 @@ DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<
 EXTRAS["dev"] = [
     *(requirement for requirements in EXTRAS.values() for requirement in requirements),
     "pytest>=8,<10",
+    "neurokit2>=0.2.12,<1",
     "pytest-timeout>=2.3,<3",
     "pytest-xdist>=3.6,<4",
     "hypothesis>=6.100,<7",

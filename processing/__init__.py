@@ -7,14 +7,19 @@ from .readers import EcgFormatError, EcgRecord, read_ecg
 
 if TYPE_CHECKING:
     from .feature_extraction_merit import MeritFeatureExtractor
+    from .measurements import measure
     from .processing_merit import MeritProcessor
 
-__all__ = ["EcgFormatError", "EcgRecord", "MeritFeatureExtractor", "MeritProcessor", "read_ecg"]
+__all__ = ["EcgFormatError", "EcgRecord", "MeritFeatureExtractor", "MeritProcessor", "measure", "read_ecg"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs transformers when its name is used (PEP 562)."""
-    modules = {"MeritFeatureExtractor": "feature_extraction_merit", "MeritProcessor": "processing_merit"}
+    """Import what needs transformers, or signal processing, when its name is used (PEP 562)."""
+    modules = {
+        "MeritFeatureExtractor": "feature_extraction_merit",
+        "MeritProcessor": "processing_merit",
+        "measure": "measurements",
+    }
     if name in modules:
         return getattr(import_module(f".{modules[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from .measurements import MAX_SECONDS, measure
 from .record import DISCLAIMER, EcgRecord
 from .signal_quality import record_quality
 
+MEASURED_SECONDS = 60.0
+"""Of a record that is too long for `measure`, so much is measured, from its start."""
+
 
 def describe(record: EcgRecord, format: str) -> dict[str, Any]:
-    """Return what `merit-ecg inspect --json` prints: facts, amplitude per lead, quality flags and notes.
+    """Return what `merit-ecg inspect --json` prints: facts, amplitude per lead, measurements, quality flags and notes.
 
     Args:
         record (`EcgRecord`): The record.
@@ -19,7 +23,8 @@ def describe(record: EcgRecord, format: str) -> dict[str, Any]:
 
     Returns:
         `dict`: Of values that JSON has. `quality` is that of the feature extractor, `None` where it cannot use the
-        record; amplitudes are in mV.
+        record; amplitudes are in mV. `measurements` are those of [`~measurements.measure`], of the first minute of a
+        record above five minutes; a note says so.
 
     Example:
 
@@ -29,6 +34,10 @@ def describe(record: EcgRecord, format: str) -> dict[str, Any]:
     """
     valid = [row[~np.isnan(row)].astype(np.float64) for row in record.signal]
     quality, notes = record_quality(record)
+    measured = record
+    if record.duration_s > MAX_SECONDS:
+        measured = record.crop(0, MEASURED_SECONDS)
+        notes = [*notes, f"measured from 0 to {MEASURED_SECONDS:g} s"]
     summary = {
         "format": format,
         "leads": list(record.leads),
@@ -40,6 +49,7 @@ def describe(record: EcgRecord, format: str) -> dict[str, Any]:
         "peak_to_peak_mv": {
             lead: round(float(np.ptp(row)), 6) if len(row) else None for lead, row in zip(record.leads, valid)
         },
+        "measurements": measure(measured).to_dict(),
         "quality": quality,
         "notes": [*record.notes, *notes],
         "record_id": record.record_id,

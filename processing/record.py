@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -207,11 +207,33 @@ class EcgRecord:
         signal = resample_with_gaps(self.signal, self.sampling_rate, rate)
         return replace(self, signal=signal, sampling_rate=rate)
 
-    def plot(self, path: str | PathLike | None = None) -> "Figure":
-        """Draw the record on ECG paper with `modeling_merit.processing.plotting.plot_ecg`."""
+    def plot(self, path: str | PathLike | None = None, **options: Any) -> "Figure":
+        """Draw the record on ECG paper.
+
+        Args:
+            path (`str` or path, *optional*): Where to save the figure.
+            options: Arguments of `modeling_merit.processing.plotting.plot_ecg`, such as `layout="6x2"` or `title`.
+
+        Example:
+
+        >>> record = EcgRecord(np.zeros((1, 60_000)), 500, ("II",))
+        >>> figure = record.plot(layout="full-disclosure", row_seconds=30)
+        """
         from .plotting import plot_ecg
 
-        return plot_ecg(self, path)
+        return plot_ecg(self, path, **options)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return what a notebook without HTML shows."""
+        from .notebook import plot_png
+
+        return plot_png(self)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from .notebook import record_html
+
+        return record_html(self, DISCLAIMER)
 
 
 @dataclass(frozen=True)

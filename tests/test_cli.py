@@ -17,7 +17,8 @@ from modeling_merit import MeritModel
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
 from modeling_merit.processing.benchmark.prompts import SCORE_MEANING, load_prompts
 from modeling_merit.processing.cli import main
-from modeling_merit.processing.inference import load_checkpoint, score_prompts
+from modeling_merit.processing.data.simulation import simulate_ecg
+from modeling_merit.processing.inference import embed_ecgs, load_checkpoint, score_prompts
 from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.record import DISCLAIMER
 from modeling_merit.processing.writers import write_edf, write_wfdb
@@ -58,6 +59,18 @@ class TestInspect:
         assert summary["quality"]["einthoven_residual_mv"] == pytest.approx(0, abs=1e-6)
         assert summary["quality"]["flat_leads"] == []
         assert (summary["notes"], summary["disclaimer"]) == ([], DISCLAIMER)
+        assert summary["measurements"]["heart_rate"]["valid"] is False  # a sine is no ECG
+
+    def test_measurements(self, tmp_path, capsys):
+        ecg = simulate_ecg("atrial_fibrillation", seed=1, sampling_rate=250)
+        path = str(write_wfdb(EcgRecord(ecg.signal, 250, ecg.leads), tmp_path))
+        assert main(["inspect", path, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)["measurements"]
+        assert found["heart_rate"]["value"] == pytest.approx(ecg.factors["heart_rate"], abs=0.5)
+        assert main(["inspect", path]) == 0
+        printed = capsys.readouterr().out
+        assert f"heart rate              {found['heart_rate']['value']:.0f} 1/min\n" in printed
+        assert "PR                      not given: no P wave that the beats repeat\n" in printed
 
     def test_refused_file(self, tmp_path, capsys):
         (tmp_path / "a.edf").write_bytes(b"0       nonsense")
@@ -286,7 +299,7 @@ class TestTerminal:
     def clean(self, capsys) -> str:
         streams = capsys.readouterr()
         for text in streams:
-            text = re.sub(r"(^|\r|\n)[^\r\n]*?(?:it|ECG)/s\]", r"\n", text)  # bars of progress
+            text = re.sub(r"(^|\r|\n)[^\r\n]*?(?:(?:it|ECG)/s|s/(?:it|ECG))\]", r"\n", text)  # bars of progress
             assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text), repr(text)
             assert not re.search("^fake", text, re.MULTILINE)
         return streams.out + streams.err
@@ -536,6 +549,67 @@ class TestModelCommands:
             assert main([*command, *options]) == 0
             outputs.append(json.loads(capsys.readouterr().out)["report"])
         assert outputs[0] == outputs[1] != outputs[2]
+
+
+class TestParts:
+    """Parts and windows of a recording."""
+
+    @pytest.fixture
+    def long_file(self, tmp_path) -> str:
+        signal = np.random.default_rng(0).normal(size=(12, 3000)).round(3)
+        return str(write_wfdb(EcgRecord(signal, 100, STANDARD_LEADS, record_id="long"), tmp_path))
+
+    def test_inspect_and_convert(self, long_file, tmp_path, capsys):
+        assert main(["inspect", long_file, "--json", "--start", "5", "--seconds", "12.5"]) == 0
+        assert json.loads(capsys.readouterr().out)["duration_s"] == 12.5
+        assert main(["convert", long_file, str(tmp_path / "o.npz"), "--start", "25"]) == 0
+        part = read_ecg(tmp_path / "o.npz")
+        np.testing.assert_allclose(part.signal, read_ecg(long_file).signal[:, 2500:], atol=1e-6)
+
+    def test_embed_windows(self, checkpoint, long_file, tmp_path):
+        out = tmp_path / "o.parquet"
+        command = ["embed", long_file, "--model", checkpoint, "--out", str(out), "--window", "10", "--step", "4"]
+        assert main([*command, "--start", "2"]) == 0
+        table = pd.read_parquet(out)
+        assert table["start_s"].tolist() == [2, 6, 10, 14, 18] and set(table["file"]) == {long_file}
+        record = read_ecg(long_file).crop(14, 24)
+        expected = embed_ecgs(*load_checkpoint(checkpoint), record)[0]
+        np.testing.assert_allclose(table["embedding"][3], expected, atol=1e-5)
+
+    def test_classify_windows(self, checkpoint, long_file, capsys):
+        command = ["classify", long_file, "--model", checkpoint, "--prompts", "sinus rhythm", "atrial"]
+        assert main([*command, "--window", "10", "--json"]) == 0
+        rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert [row["start_s"] for row in rows] == [0, 10, 20] and rows[0]["scores"] != rows[1]["scores"]
+        assert main([*command, "--start", "20", "--seconds", "5"]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == f"{long_file} at 20 s"
+
+    def test_report_windows(self, long_file, report_checkpoint, capsys):
+        command = ["report", long_file, "--model", report_checkpoint, "--max-new-tokens", "3", "--window", "15"]
+        assert main([*command, "--json"]) == 0
+        assert [json.loads(line)["start_s"] for line in capsys.readouterr().out.splitlines()] == [0, 15]
+
+    @pytest.mark.parametrize(
+        ("options", "code", "message"),
+        [
+            (["--step", "2"], 2, "--window beside --step"),
+            (["--window", "40"], 1, "at least one window of 40 s"),
+            (["--start", "31"], 1, "part of a recording of 30 s"),
+            (["--window", "0.05"], 1, " 595 more windows"),
+        ],
+    )
+    def test_windows_that_there_are_not(self, checkpoint, long_file, tmp_path, capsys, options, code, message):
+        command = ["embed", long_file, "--model", checkpoint, "--out", str(tmp_path / "o.parquet")]
+        assert main([*command, *options]) == code
+        assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "options", [["--start", "-1"], ["--seconds", "0"], ["--seconds", "nan"], ["--start", "x"]]
+    )
+    def test_times_that_are_none(self, long_file, capsys, options):
+        with pytest.raises(SystemExit):
+            main(["inspect", long_file, *options])
+        assert "expected" in capsys.readouterr().err
 
 
 @pytest.mark.real_data

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the ground up. A module may import its own layer and those before it.
 LAYERS = (
-    r"processing\.(units|leads|resampling|conditioning|plotting|record|signal_quality|deidentify)",
+    r"processing\.(units|leads|resampling|conditioning|signal_quality|delineation|measurements)",
+    r"processing\.(plotting|notebook|record|deidentify)",
     r"modeling_merit\.(\w+_merit|\w+_merit_\w+)|processing\.(feature_extraction_merit|processing_merit|augmentation)",
     r"processing\.(readers|writers)(\..+)?",
     r"processing(\.inspection)?",  # the public names of the package

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from modeling_merit.processing import EcgRecord, measure
 from modeling_merit.processing.data.simulation import SyntheticRecord, simulate_ecg
 from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.plotting import LAYOUTS, plot_ecg
+from modeling_merit.processing.record import DISCLAIMER
 
 MM_PER_INCH = 25.4
 
@@ -64,7 +66,9 @@ def test_scale_of_time_and_voltage(speed: float, gain: float) -> None:
     np.testing.assert_allclose(np.diff(strip[0]), speed / 100)
     rises = strip[0][1:][np.diff(strip[1]) > 0]
     np.testing.assert_allclose(np.diff(rises), speed)  # one step per second
-    assert words(figure)[-1].startswith(f"{speed:g} mm/s {gain:g} mm/mV · not a medical device")
+    assert words(figure)[-1].startswith(
+        f"{speed:g} mm/s {gain:g} mm/mV · not a medical device\n10 s · 100 Hz · filter"
+    )
 
 
 def test_calibration_pulse_is_one_millivolt_high_and_stands_on_each_baseline() -> None:
@@ -128,16 +132,82 @@ def test_few_leads_are_shown_whole_in_standard_order(leads: tuple[str, ...]) -> 
     assert words(figure)[:-1] == sorted(leads, key=STANDARD_LEADS.index)
 
 
-def test_eight_and_fifteen_leads() -> None:
+def test_eight_leads_are_drawn_as_twelve_with_the_derived_ones_marked() -> None:
     eight = ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6")
-    assert traces(plot_ecg(make_record(steps(8), leads=eight)))["V6"][0][0, 0] == pytest.approx(
-        15 + 25 * 20 / 3, abs=0.25
-    )
+    signal = steps(8)
+    signal[1] *= 3
+    figure = plot_ecg(make_record(signal, leads=eight))
+    parts = traces(figure)
+    assert set(parts) == set(STANDARD_LEADS) and parts["V6"][0][0, 0] == 15 + 62.5 * 3
+    assert np.ptp(parts["III"][0][1]) == pytest.approx(20) and np.ptp(parts["aVF"][0][1]) == pytest.approx(25)
+    names = words(figure)
+    assert {name for name in names if name.endswith("*")} == {"III*", "aVR*", "aVL*", "aVF*"}
+    assert "* derived from I and II" in names[-1]
+    colours = {line.get_gid(): line.get_color() for line in figure.axes[0].get_lines()}
+    assert colours["lead III"] == colours["lead aVF"] != colours["lead I"] == colours["lead V6"]
+    assert "derived" not in words(plot_ecg(make_record(steps())))[-1]
+
+
+def test_four_and_fifteen_leads() -> None:
+    for four in (("V1", "V2", "V3", "V4"), ("I", "II", "V1", "V5")):
+        parts = traces(plot_ecg(make_record(steps(4), leads=four)))
+        assert set(parts) == set(four) and all(len(part) == 1 and part[0].shape[1] == 1000 for part in parts.values())
+    assert len(traces(plot_ecg(make_record(steps(4), leads=four), layout="3x4+1"))["II"]) == 2
     fifteen = (*STANDARD_LEADS, "X", "Y", "Z")
     parts = traces(plot_ecg(make_record(steps(15), leads=fifteen)))
     assert set(parts) == set(fifteen) and parts["Z"][0][0, 0] == 15 + 25 * 8  # fifth column of 2 s
-    no_second_lead = ("V1", "V2", "V3", "V4")
-    assert len(traces(plot_ecg(make_record(steps(4), leads=no_second_lead)))["V1"]) == 2  # the strip falls back
+
+
+@pytest.mark.parametrize(
+    "seconds, lines, row, speed, gain", [(50, 5, 10, 25, 10), (480, 16, 30, 10, 5), (900, 15, 60, 5, 5)]
+)
+def test_full_disclosure(seconds: int, lines: int, row: int, speed: float, gain: float) -> None:
+    figure = plot_ecg(make_record(steps(duration=seconds)), dpi=100)
+    parts = traces(figure)
+    assert set(parts) == {"II"} and len(parts["II"]) == lines
+    assert [part[0][0] for part in parts["II"]] == [15] * lines
+    assert all(np.ptp(part[1]) == pytest.approx(gain) for part in parts["II"])
+    np.testing.assert_allclose(np.diff(parts["II"][0][0]), speed / 100)
+    tops = [part[1].min() for part in parts["II"]]
+    assert (np.diff(tops) < -gain).all() and min(tops) > 10
+    text = words(figure)
+    assert text[:2] == ["0:00", {10: "0:10", 30: "0:30", 60: "1:00"}[row]]
+    assert f"lead II · {speed} mm/s {gain} mm/mV" in text[-1] and f"lines of {row} s" in text[-1]
+
+
+def test_full_disclosure_of_another_lead_and_length() -> None:
+    figure = plot_ecg(make_record(steps()), layout="full-disclosure", lead="V3", row_seconds=12)
+    assert set(traces(figure)) == {"V3"}
+    hours = plot_ecg(make_record(steps(1, 7300), leads=("V1",)), dpi=50)
+    assert words(hours)[-2] == "2:01:00"
+    with pytest.raises(ValueError, match="Expected lead to be one of I, II"):
+        plot_ecg(make_record(steps()), layout="full-disclosure", lead="X")
+    with pytest.raises(ValueError, match="row_seconds from 10 to 60, got 5"):
+        plot_ecg(make_record(steps()), layout="full-disclosure", row_seconds=5)
+    with pytest.raises(ValueError, match=r"in lines of 60 s at 254 dpi, got 80000 s.*record.crop"):
+        plot_ecg(make_record(np.zeros((1, 80_000)), 1, leads=("II",)))
+
+
+def test_caption_names_heart_rate_and_filter() -> None:
+    ecg = simulate_ecg("sinus_rhythm", seed=0)
+    record = EcgRecord(ecg.signal, 100, ecg.leads, filters="0.05-150 Hz $x$ " + "y" * 100)
+    text = words(plot_ecg(record))[-1]
+    assert f"{ecg.factors['heart_rate']:.0f} beats/min" in text
+    assert "filter: 0.05-150 Hz $x$ yyy" in text and "…" in text and len(text) < 150
+    assert "beats/min" not in words(plot_ecg(make_record(steps())))[-1]  # a square wave is no ECG
+
+
+def test_records_show_themselves_in_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    ecg = simulate_ecg("atrial_fibrillation", seed=0)
+    record = EcgRecord(ecg.signal, 100, ecg.leads, device="<script>", notes=("<b>",))
+    assert record._repr_png_().startswith(b"\x89PNG")
+    text = record._repr_html_()
+    assert "data:image/png;base64," in text and "<script>" not in text and "<b>" not in text and DISCLAIMER in text
+    assert f"{measure(record).heart_rate.value:.0f} 1/min" in text and "not given: no P wave" in text
+    assert record.plot(layout="6x2", title="T").axes[0].texts
+    for module in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    assert record._repr_png_() is None and "<img" not in record._repr_html_()
 
 
 @given(duration=st.floats(1.0, 30.0), sampling_rate=st.sampled_from([100.0, 257.0, 500.0]))
@@ -233,14 +303,18 @@ def test_absence_of_matplotlib_is_an_error_of_the_call_not_of_the_import(monkeyp
         (
             steps(),
             {"layout": "4x3"},
-            f"Expected layout to be one of {', '.join(LAYOUTS)}, got '4x3'".replace("+", r"\+"),
+            f"Expected layout to be one of {', '.join(LAYOUTS)}, full-disclosure, auto, got '4x3'".replace("+", r"\+"),
         ),
         (steps(), {"speed": 0}, "Expected speed to be a positive number, got 0"),
         (steps(), {"gain": -10}, "Expected gain to be a positive number"),
         (steps(), {"dpi": float("nan")}, "Expected dpi to be a positive number"),
         (steps().T, {}, r"got \(1000, 12\) and 12 names. Transpose"),
         (steps()[:, :0], {}, r"shape \(leads, samples\)"),
-        (steps(duration=300.0), {}, r"at most 261 s at 25 mm/s and 254 dpi, got 300 s. .*record.crop"),
+        (
+            steps(duration=300.0),
+            {"layout": "3x4"},
+            r"at most 261 s at 25 mm/s and 254 dpi, got 300 s. .*record.crop.*full-disclosure",
+        ),
     ],
 )
 def test_bad_input_is_named(signal: np.ndarray, options: dict, message: str) -> None:

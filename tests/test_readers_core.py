@@ -18,7 +18,7 @@ from modeling_merit.processing.leads import canonical_leads
 from modeling_merit.processing.readers import EcgFormatError, EcgRecord, read_ecg, windows
 from modeling_merit.processing.readers.source import Source, is_no_ecg, sibling_file
 from modeling_merit.processing.record import MAX_SAMPLES
-from modeling_merit.processing.writers import write_edf, write_wfdb
+from modeling_merit.processing.writers import write_ecg, write_edf, write_wfdb
 
 CSV = b"time [s],I [mV],II [mV]\n0.000,0.1,0.2\n0.002,0.2,0.3\n0.004,0.0,0.1\n"
 
@@ -381,10 +381,37 @@ class TestWindows:
         first = next(windows(tmp_path / "long.hea", window_s=10))
         assert first.signal.shape == (1, 10_000)
 
-    def test_formats_read_whole_and_empty_windows_are_refused(self, tmp_path):
-        (tmp_path / "a.csv").write_bytes(CSV)
-        with pytest.raises(EcgFormatError, match="read whole"):
-            next(windows(tmp_path / "a.csv", 1))
+    @pytest.mark.parametrize("name", ["a.hea", "a.edf", "a.npz"])
+    def test_a_part_and_its_windows(self, tmp_path, name):
+        record = make_record(n_samples=5000)
+        path = write_ecg(record, tmp_path / name)
+        part = read_ecg(path, start_s=1.5, seconds=6)
+        np.testing.assert_allclose(part.signal, record.signal[:, 750:3750], atol=2e-7)
+        assert read_ecg(path, start_s=9).n_samples == 500
+        pieces = list(windows(path, 2, 1.3333, start_s=1.5, seconds=6))  # 666.65 samples: starts do not drift
+        assert [round(750 + i * 666.65) for i in range(4)] == [750, 1417, 2083, 2750] and len(pieces) == 4
+        np.testing.assert_allclose(pieces[3].signal, record.signal[:, 2750:3750], atol=2e-7)
+        for wrong in ({"start_s": 11}, {"start_s": -1}, {"seconds": 0}, {"start_s": 9, "seconds": 2}):
+            with pytest.raises(ValueError, match="part of a recording of 10 s"):
+                read_ecg(path, **wrong)
+            with pytest.raises(ValueError, match="part of a recording of 10 s"):
+                next(windows(path, 1, **wrong))
+
+    def test_a_part_is_read_alone(self, tmp_path):
+        """A part of a recording that is too long to be read."""
+        n_samples = MAX_SAMPLES + 1000
+        digital = np.zeros(n_samples, dtype="<i2")
+        digital[-500_000:] = 200
+        digital.tofile(tmp_path / "long.dat")
+        (tmp_path / "long.hea").write_text(f"long 1 1000 {n_samples}\nlong.dat 16 200/mV 16 0 0 0 0 II\n")
+        part = read_ecg(tmp_path / "long.hea", start_s=n_samples / 1000 - 20, seconds=10)
+        assert part.signal.shape == (1, 10_000) and (part.signal == 1).all()
+
+    def test_stated_facts_hold_for_windows(self, tmp_path):
+        with pytest.raises(EcgFormatError, match="states 500 Hz, not the 250 Hz given"):
+            next(windows(write_wfdb(make_record(), tmp_path), 1, sampling_rate=250))
+
+    def test_empty_windows_are_refused(self, tmp_path):
         with pytest.raises(ValueError, match="at least a sample"):
             next(windows(write_wfdb(make_record(), tmp_path), 0))
 

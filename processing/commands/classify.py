@@ -9,7 +9,7 @@ from ..benchmark.prompts import LABEL_SETS, LANGUAGES, SCORE_MEANING, load_promp
 from ..inference import embed_ecgs, embed_prompts, load_checkpoint, score_embeddings
 from ..inspection import printable
 from ..record import DISCLAIMER
-from .common import each_ecg, list_failures, print_json
+from .common import each_ecg, list_failures, name_of, print_json
 
 
 def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
@@ -38,15 +38,15 @@ def run(args: argparse.Namespace) -> int:
     for note in embedded.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
     failures: list[str] = []
-    for file, ecg in each_ecg(args, processor, failures):
+    for place, ecg in each_ecg(args, processor, failures):
         scores = score_embeddings(embed_ecgs(model, processor, ecg, "scores"), embedded)
         found = scores.score[0].tolist()
         if args.json:
-            content = {"file": file, "scores": dict(zip(embedded.names, found))}
+            content = place | {"scores": dict(zip(embedded.names, found))}
             content["cosine_similarity"] = dict(zip(embedded.names, scores.cosine_similarity[0].tolist()))
             print_json(content | {"meaning": SCORE_MEANING, "notes": embedded.notes, "disclaimer": DISCLAIMER})
             continue
-        print(printable(file))
+        print(name_of(place))
         for score, name in sorted(zip(found, embedded.names), reverse=True):
             print(f"  {score:+.3f}  {printable(name)}")
     if not args.json:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,11 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 from ..inspection import finite, printable
-from ..readers import FORMATS, read_ecg
+from ..readers import FORMATS, read_ecg, windows
+from ..record import EcgRecord
+
+MAX_LISTED = 5
+"""So many failures of one file are listed one by one."""
 
 REFUSALS = (ValueError, OSError, ImportError)
 """What a file or checkpoint that cannot be used raises; anything else is a fault of this program and shows as one."""
@@ -23,7 +28,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def shared_options() -> SimpleNamespace:
-    """Return the parent parsers of the commands: `facts` of a file, `output` files, and `model` with files to read."""
+    """Return the parent parsers of the commands.
+
+    These are `facts` of a file, `part` of a file, `output` files, and `model` with the files to read, their parts
+    and windows.
+    """
     facts = Parser(add_help=False)
     stated = facts.add_argument_group("what the file does not say")
     stated.add_argument("--format", choices=FORMATS, help="format of the file, when its content does not show it")
@@ -36,13 +45,41 @@ def shared_options() -> SimpleNamespace:
         help="names of the channels in order (I,II,V1), or of some (col0=I,col1=II; an empty name leaves one out)",
     )
     stated.add_argument("--index", type=int, help="which recording of a file that holds several, from 0")
+    part = Parser(add_help=False)
+    chosen = part.add_argument_group("which part of the recording")
+    chosen.add_argument("--start", type=seconds, default=0.0, metavar="SECONDS", help="where it begins; default: 0")
+    chosen.add_argument("--seconds", type=positive_seconds, metavar="SECONDS", help="its length; default: to the end")
     output = Parser(add_help=False)
     output.add_argument("--overwrite", action="store_true", help="replace files that are there already")
-    model = Parser(add_help=False, parents=[facts])
+    model = Parser(add_help=False, parents=[facts, part])
+    cut = model.add_argument_group("windows of a long recording, each with a result of its own")
+    cut.add_argument("--window", type=positive_seconds, metavar="SECONDS", help="length of a window")
+    cut.add_argument(
+        "--step", type=positive_seconds, metavar="SECONDS", help="from one window to the next; default: --window"
+    )
     model.add_argument("files", nargs="+", metavar="FILE")
     model.add_argument("--model", required=True, help="folder or Hub id of a checkpoint")
     model.add_argument("--truncate", action="store_true", help="cut an ECG that is too long for the model")
-    return SimpleNamespace(facts=facts, output=output, model=model)
+    return SimpleNamespace(facts=facts, part=part, output=output, model=model)
+
+
+def seconds(text: str) -> float:
+    """Return a time of the command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 on, got {text!r}")
+    return value
+
+
+def positive_seconds(text: str) -> float:
+    """Return a length of time of the command line."""
+    value = seconds(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError(f"expected more than 0 seconds, got {text!r}")
+    return value
 
 
 def print_json(content: Mapping[str, Any]) -> None:
@@ -75,17 +112,69 @@ def facts_of(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in ("format", "sampling_rate", "leads", "units", "index")}
 
 
-def each_ecg(args: argparse.Namespace, processor: Any, failures: list[str]) -> Iterator[tuple[str, Any]]:
-    """Yield each file with the tensors of its ECG; list the files that are refused."""
+def part_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `read_ecg` and `windows` for `--start` and `--seconds`."""
+    return {"start_s": args.start, "seconds": args.seconds}
+
+
+def each_record(args: argparse.Namespace, failures: list[str]) -> Iterator[tuple[dict[str, Any], EcgRecord]]:
+    """Yield each file, or each window of it, with what names it in a result; list the files that are refused.
+
+    A result is named by `file`, and by `start_s` where a part or windows are asked for.
+    """
     from tqdm import tqdm
 
+    if args.step is not None and args.window is None:
+        raise ValueError("Expected --window beside --step, got --step alone.")
     for file in tqdm(args.files, unit="ECG", disable=len(args.files) < 2):
+        pieces, number = _pieces(args, file), 0
+        while True:
+            try:
+                start, record = next(pieces)
+            except StopIteration:
+                if not number:
+                    failures.append(
+                        f"{printable(file, 300)}: Expected at least one window of {args.window:g} s, got less."
+                    )
+                break
+            except REFUSALS as error:
+                failures.append(f"{printable(file, 300)}: {message_of(error)}")
+                break
+            number += 1
+            yield {"file": file} | ({} if start is None else {"start_s": start}), record
+
+
+def _pieces(args: argparse.Namespace, file: str) -> Iterator[tuple[float | None, EcgRecord]]:
+    if args.window is None:
+        whole = args.start == 0 and args.seconds is None
+        yield None if whole else args.start, read_ecg(file, **facts_of(args), **part_of(args))
+        return
+    step = args.step or args.window
+    for number, record in enumerate(windows(file, args.window, step, **facts_of(args), **part_of(args))):
+        yield round(args.start + number * step, 6), record
+
+
+def each_ecg(args: argparse.Namespace, processor: Any, failures: list[str]) -> Iterator[tuple[dict[str, Any], Any]]:
+    """Yield what `each_record` yields, with the tensors of the ECG in the place of the record."""
+    refused: dict[str, int] = {}
+    for place, record in each_record(args, failures):
         try:
-            ecg = processor.feature_extractor(read_ecg(file, **facts_of(args)), return_tensors="pt")
+            ecg = processor.feature_extractor(record, return_tensors="pt")
         except REFUSALS as error:
-            failures.append(f"{printable(file, 300)}: {message_of(error)}")
+            refused[place["file"]] = count = refused.get(place["file"], 0) + 1
+            if count <= MAX_LISTED:
+                failures.append(f"{name_of(place, 300)}: {message_of(error)}")
             continue
-        yield file, ecg
+        yield place, ecg
+    for file, count in refused.items():
+        if count > MAX_LISTED:
+            failures.append(f"{printable(file, 300)}: {count - MAX_LISTED} more windows")
+
+
+def name_of(place: Mapping[str, Any], limit: int = 1000) -> str:
+    """Return what names a result as it is printed: the file, and where its part begins."""
+    start = place.get("start_s")
+    return printable(place["file"], limit) + ("" if start is None else f" at {start:g} s")
 
 
 def list_failures(failures: list[str]) -> int:

@@ -9,13 +9,15 @@ from ..inspection import printable
 from ..readers import read_ecg
 from ..record import DISCLAIMER
 from ..writers import WRITERS, check_output, write_ecg
-from .common import facts_of
+from .common import facts_of, part_of
 
 
 def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
-        "convert", parents=[shared.facts, shared.output], help="write a file in another format"
+        "convert",
+        parents=[shared.facts, shared.part, shared.output],
+        help="write a file, or a part of it, in another format",
     )
     command.add_argument("file", metavar="FILE")
     command.add_argument("out", type=Path, metavar="OUT", help="name ending in " + ", ".join(WRITERS))
@@ -30,7 +32,7 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_output(args.out, args.overwrite)
-    record = read_ecg(args.file, **facts_of(args))
+    record = read_ecg(args.file, **facts_of(args), **part_of(args))
     if args.deidentify:
         record = deidentify(record)
     print(f"{printable(str(write_ecg(record, args.out, args.overwrite)))}\n{DISCLAIMER}")

@@ -15,7 +15,7 @@ from .common import each_ecg, list_failures
 def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
-        "embed", parents=[shared.model, shared.output], help="write a table with one embedding per file"
+        "embed", parents=[shared.model, shared.output], help="write a table with one embedding per file or window"
     )
     command.add_argument("--out", type=Path, required=True, metavar="OUT.parquet")
     command.add_argument(
@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
     model, processor = load_checkpoint(args.model, truncation=args.truncate)
     failures: list[str] = []
     rows = [
-        {"file": file, "embedding": embed_ecgs(model, processor, ecg, args.features)[0].numpy()}
-        for file, ecg in each_ecg(args, processor, failures)
+        place | {"embedding": embed_ecgs(model, processor, ecg, args.features)[0].numpy()}
+        for place, ecg in each_ecg(args, processor, failures)
     ]
     if rows:
-        table = pd.DataFrame(rows, columns=["file", "embedding"])
+        table = pd.DataFrame(rows)
         table.attrs["disclaimer"] = DISCLAIMER
         with placed([args.out], args.overwrite) as (path,):
             table.to_parquet(path)

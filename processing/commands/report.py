@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from ..inference import generate_reports, load_checkpoint
 from ..inspection import printable
 from ..record import DISCLAIMER
-from .common import each_ecg, list_failures, print_json
+from .common import each_ecg, list_failures, name_of, print_json
 
 
 def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
@@ -23,12 +23,12 @@ def run(args: argparse.Namespace) -> int:
     model, processor = load_checkpoint(args.model, "AutoModelForMultimodalLM", args.truncate)
     options = {"prompt": args.prompt, "language": args.language, "max_new_tokens": args.max_new_tokens}
     failures: list[str] = []
-    for file, ecg in each_ecg(args, processor, failures):
+    for place, ecg in each_ecg(args, processor, failures):
         (text,) = generate_reports(model, processor, ecg, **options)
         if args.json:
-            print_json({"file": file, "report": text, "disclaimer": DISCLAIMER})
+            print_json(place | {"report": text, "disclaimer": DISCLAIMER})
         else:
-            print("\n  ".join(printable(line) for line in (file, *text.splitlines())))
+            print("\n  ".join((name_of(place), *map(printable, text.splitlines()))))
     if not args.json:
         print(DISCLAIMER)
     return list_failures(failures)

@@ -1,17 +1,16 @@
 """Classical ECG features: what a cardiologist measures, as a baseline for learned representations.
 
-QRS complexes are found in all leads together by band-pass, slope and moving average (after Pan & Tompkins, IEEE TBME
-32:230, 1985). Amplitudes and intervals are taken from the median beat, rhythm from the RR intervals. Not a medical
-device: the values serve comparison, not diagnosis.
+QRS complexes are found in all leads together (`processing.delineation`). Amplitudes and intervals are taken from the
+median beat, rhythm from the RR intervals. Not a medical device: the values serve comparison, not diagnosis.
 """
 
 import numpy as np
 from scipy import signal as sps
 
+from ..delineation import BEFORE, find_beats, median_beat, stretch
 from ..leads import STANDARD_LEADS
 from ..resampling import bridge_nan
 
-BEFORE, AFTER = 0.30, 0.50  # seconds of the median beat on either side of the R peak
 BANDS = ((0.5, 3.0), (3.0, 8.0), (8.0, 15.0), (15.0, 25.0), (25.0, 40.0))
 SPECTRAL_LEADS = ("II", "V1", "V5")
 _BEAT = ("p", "q", "r", "s", "t", "t_area", "qrs_area", "st_j", "st_60")
@@ -78,7 +77,7 @@ def classical_features(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     high = min(40.0, 0.45 * sampling_rate)
     clean = sps.sosfiltfilt(sps.butter(2, (0.5, high), "bandpass", fs=sampling_rate, output="sos"), filled, axis=-1)
     peaks = find_beats(clean, sampling_rate)
-    beat, deviation = _median_beat(clean, peaks, sampling_rate)
+    beat, deviation = median_beat(clean, peaks, sampling_rate)
     waves, amplitudes = _measure_beat(beat, deviation, peaks, sampling_rate, absent)
     rhythm = _rhythm(peaks, clean[STANDARD_LEADS.index("V1")], sampling_rate)
     amplitudes[absent] = np.nan
@@ -87,54 +86,6 @@ def classical_features(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     power[absent[rows]] = np.nan
     size = np.where(absent, np.nan, clean.std(1))
     return np.concatenate([rhythm, waves, amplitudes.ravel(), power.ravel(), size]).astype(np.float32)
-
-
-def find_beats(clean: np.ndarray, sampling_rate: float) -> np.ndarray:
-    """Return the samples of the QRS complexes of a filtered signal of shape (leads, samples), all leads together.
-
-    Example:
-
-    >>> spikes = np.zeros((1, 1000))
-    >>> spikes[0, [200, 300, 400, 500, 600]] = 1
-    >>> find_beats(spikes, 100).tolist()
-    [200, 300, 400, 500, 600]
-    """
-    high = min(25.0, 0.45 * sampling_rate)
-    band = sps.sosfiltfilt(sps.butter(2, (5.0, high), "bandpass", fs=sampling_rate, output="sos"), clean, axis=-1)
-    slope = (np.gradient(band, axis=-1) ** 2).sum(0)
-    width = max(3, round(0.10 * sampling_rate) | 1)
-    energy = np.sqrt(np.convolve(slope, np.ones(width) / width, mode="same"))
-    level = np.quantile(energy, 0.98)  # QRS complexes fill more than 2 % of any rhythm above 12 per minute
-    if not level > 1e-9:
-        return np.zeros(0, dtype=int)
-    distance = max(1, round(0.24 * sampling_rate))
-    found, _ = sps.find_peaks(energy, height=0.35 * level, distance=distance, prominence=0.25 * level)
-    size = np.abs(band).sum(0)
-    reach = round(0.06 * sampling_rate)
-    return np.array(
-        [max(0, i - reach) + int(np.argmax(size[max(0, i - reach) : i + reach + 1])) for i in found], dtype=int
-    )
-
-
-def _median_beat(clean: np.ndarray, peaks: np.ndarray, rate: float) -> tuple[np.ndarray | None, float]:
-    """Return the median beat (leads, samples) and how much beats differ from it, as a fraction of its deviation."""
-    before, after = round(BEFORE * rate), round(AFTER * rate)
-    inside = peaks[(peaks >= before) & (peaks + after <= clean.shape[1])]
-    if not len(inside):
-        return None, np.nan
-    beats = np.stack([clean[:, peak - before : peak + after] for peak in inside])
-    beat = np.median(beats, axis=0)
-    return beat, float(np.sqrt(((beats - beat) ** 2).mean()) / max(beat.std(), 1e-9))
-
-
-def _run(active: np.ndarray, centre: int) -> tuple[int, int]:
-    """Return first and last index of the stretch of `active` around `centre`."""
-    left = right = centre
-    while left > 0 and active[left - 1]:
-        left -= 1
-    while right < len(active) - 1 and active[right + 1]:
-        right += 1
-    return left, right
 
 
 def _extreme(part: np.ndarray) -> np.ndarray:
@@ -155,7 +106,7 @@ def _measure_beat(
     speed = np.sqrt((np.gradient(beat, axis=1) ** 2).sum(0))
     centre = at(-0.04) + int(np.argmax(speed[at(-0.04) : at(0.05)]))
     active = np.convolve(speed > 0.12 * speed[centre], np.ones(max(1, round(0.02 * rate))), mode="same") > 0.5
-    onset, end = _run(active, centre)
+    onset, end = stretch(active, centre)
     onset, end = max(onset, at(-0.12)), min(end, at(0.14))
     base = beat[:, max(0, onset - round(0.04 * rate)) : max(1, onset)]
     beat = beat - np.median(base, axis=1, keepdims=True)  # the PR segment is the electrical zero
@@ -166,8 +117,8 @@ def _measure_beat(
     )
     p_peak = p_range.start + int(np.argmax(size[p_range]))
     t_peak = t_range.start + int(np.argmax(size[t_range]))
-    p_left, p_right = _run(size > 0.5 * size[p_peak], p_peak)
-    _, t_end = _run(size > 0.25 * size[t_peak], t_peak)
+    p_left, p_right = stretch(size > 0.5 * size[p_peak], p_peak)
+    _, t_end = stretch(size > 0.25 * size[t_peak], t_peak)
     rr = np.median(np.diff(peaks)) / rate if len(peaks) > 1 else np.nan
     qt = (t_end - onset) / rate
     qrs, st = beat[:, onset : end + 1], min(end + round(0.06 * rate), samples - 1)

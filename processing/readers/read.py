@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..record import EcgFormatError, EcgRecord
+from ..record import EcgFormatError, EcgRecord, Recording
 from ..signal_quality import NO_VALUES, no_value, unpadded
 from .arrays import missing_notes
 from .compressed import unpack
@@ -64,8 +64,10 @@ def read_ecg(
     leads: Sequence[str | None] | Mapping[str, str | None] | None = None,
     units: str | None = None,
     index: int | None = None,
+    start_s: float = 0.0,
+    seconds: float | None = None,
 ) -> EcgRecord:
-    """Read an ECG file of any known format.
+    """Read an ECG file of any known format, or a part of it.
 
     Args:
         file (path, binary file object or `bytes`): The file, also one in `.gz`, `.bz2`, `.xz` or alone in a `.zip`.
@@ -78,6 +80,8 @@ def read_ecg(
         units (`str`, *optional*): `"mV"`, `"uV"`, `"nV"` or `"V"`, for a file that does not state it. Never
             overrides the file.
         index (`int`, *optional*): Which recording, for a file that holds several.
+        start_s, seconds (`float`): Which part of it. Of WFDB, EDF and ISHNE nothing else is read, and ends of the part
+            are not taken for padding.
 
     Returns:
         `EcgRecord`: Signal in millivolts, sampling rate and lead names; no direct identifiers. Padding at its ends is
@@ -86,6 +90,7 @@ def read_ecg(
 
     Raises:
         EcgFormatError: If the file is missing, damaged, of no known format, or leaves open what nobody stated.
+        ValueError: If the part does not lie within the recording.
         ImportError: If the library that reads this format is not installed; the message names the pip line.
 
     Example:
@@ -96,14 +101,59 @@ def read_ecg(
     """
     with _safe_messages(file):
         source = open_source(file, sampling_rate=sampling_rate, leads=leads, units=units, index=index)
-        return without_padding(_read(source, format or detect_format(source)))
+        format = format or detect_format(source)
+        if start_s == 0 and seconds is None:
+            return without_padding(_read(source, format))
+        recording = _open_recording(source, format)
+        return recording.read(*_frames(recording, start_s, seconds))
+
+
+def _frames(recording: Recording, start_s: float, seconds: float | None) -> tuple[int, int]:
+    """Return where a part of a recording begins and ends, in its frames.
+
+    Raises:
+        ValueError: If the part is empty or does not lie within the recording.
+    """
+    length = recording.n_frames / recording.frame_rate
+    stop_s = length if seconds is None else start_s + seconds
+    if not 0 <= start_s < stop_s <= length + 0.5 / recording.frame_rate:
+        wanted = f"{start_s:g} to {stop_s:g} s" if seconds is not None else f"from {start_s:g} s on"
+        raise ValueError(f"Expected a part of a recording of {length:g} s, got {wanted}.")
+    start, stop = round(start_s * recording.frame_rate), round(stop_s * recording.frame_rate)
+    if stop <= start:
+        raise ValueError(f"Expected a part of at least a sample, got {stop_s - start_s:g} s.")
+    return start, min(stop, recording.n_frames)
+
+
+def _open_recording(source: Source, format: str) -> Recording:
+    """Open a recording for reading in pieces; a format that does not allow it is read whole."""
+    reader = _reader(format)
+    _check_index(source, format)
+    if not hasattr(reader, "open_recording"):
+        record = without_padding(_read(source, format))
+        rate = record.sampling_rate
+        return Recording(record.n_samples, rate, lambda start, stop: record.crop(start / rate, stop / rate))
+    recording = reader.open_recording(source)
+    return replace(recording, read=lambda start, stop: _as_stated(recording.read(start, stop), source))
+
+
+def _check_index(source: Source, format: str) -> None:
+    if source.index not in (None, 0) and format not in SEVERAL_RECORDINGS:
+        raise EcgFormatError(f"{source.name} holds one recording, not one of index {source.index}. Leave `index` out.")
 
 
 def _read(source: Source, format: str) -> EcgRecord:
     reader = _reader(format)
-    if source.index not in (None, 0) and format not in SEVERAL_RECORDINGS:
-        raise EcgFormatError(f"{source.name} holds one recording, not one of index {source.index}. Leave `index` out.")
-    record = reader.read(source)
+    _check_index(source, format)
+    return _as_stated(reader.read(source), source)
+
+
+def _as_stated(record: EcgRecord, source: Source) -> EcgRecord:
+    """Return the record named as its file.
+
+    Raises:
+        EcgFormatError: If it contradicts what the caller stated.
+    """
     rate, units = source.sampling_rate, source.units
     if rate is not None and not (abs(record.sampling_rate - rate) <= RATE_TOLERANCE * rate):
         raise EcgFormatError(
@@ -177,36 +227,44 @@ def windows(
     *,
     sampling_rate: float | None = None,
     leads: Sequence[str | None] | Mapping[str, str | None] | None = None,
+    units: str | None = None,
+    index: int | None = None,
+    start_s: float = 0.0,
+    seconds: float | None = None,
 ) -> Iterator[EcgRecord]:
-    """Read a long recording (WFDB, EDF, ISHNE) window by window; memory does not grow with its length.
+    """Read a recording window by window.
 
-    Samples are not checked against the checksums of a WFDB header, which need the whole recording.
+    Of WFDB, EDF and ISHNE only the window is read: memory does not grow with the length of the recording. Samples are
+    then not checked against the checksums of a WFDB header, which need all of it. Other formats are read whole.
 
     Args:
         file (path): The file.
         window_s (`float`): Length of a window in seconds.
         step_s (`float`, *optional*): From the start of one window to the next, in seconds; `window_s` when absent.
-        format, sampling_rate, leads: As in `read_ecg`.
+        format, sampling_rate, leads, units, index: As in `read_ecg`.
+        start_s, seconds (`float`): The part of the recording in which the windows lie; all of it when absent.
 
     Returns:
-        iterator of `EcgRecord`: Every window that lies wholly within the recording; a rest at its end is left out.
+        iterator of `EcgRecord`: Every window that lies wholly within that part, the one of number `i` from
+        `start_s + i * step_s` on; a rest at its end is left out.
 
     Raises:
-        EcgFormatError: As `read_ecg`, or if the format cannot be read in pieces.
+        EcgFormatError: As `read_ecg`.
+        ValueError: If windows or steps are shorter than a sample, or the part does not lie within the recording.
     """
     step_s = window_s if step_s is None else step_s
     with _safe_messages(file):
-        source = open_source(file, sampling_rate=sampling_rate, leads=leads)
-        format = format or detect_format(source)
-        reader = _reader(format)
-        if not hasattr(reader, "open_recording"):
-            raise EcgFormatError(f"{format} files are read whole: use `read_ecg` and `EcgRecord.crop`.")
-        recording = reader.open_recording(source)
-    length, step = round(window_s * recording.frame_rate), round(step_s * recording.frame_rate)
-    if length < 1 or step < 1:
+        source = open_source(file, sampling_rate=sampling_rate, leads=leads, units=units, index=index)
+        recording = _open_recording(source, format or detect_format(source))
+    length, step = window_s * recording.frame_rate, step_s * recording.frame_rate
+    if not (round(length) >= 1 and round(step) >= 1):
         raise ValueError(f"Expected windows and steps of at least a sample, got {window_s:g} s and {step_s:g} s.")
-    for start in range(0, recording.n_frames - length + 1, step):
-        yield recording.read(start, start + length)
+    first, stop = _frames(recording, start_s, seconds)
+    for number in range(int((stop - first) / step) + 1):
+        start = first + round(number * step)
+        if start + round(length) > stop:
+            return
+        yield recording.read(start, start + round(length))
 
 
 def open_source(file: str | PathLike | BinaryIO | bytes, **facts: Any) -> Source:
