@@ -134,7 +134,7 @@ class EcgBuilder(datasets.ArrowBasedBuilder):
         raise NotImplementedError
 
     def files(self, row: Mapping[str, Any]) -> Sequence[Path]:
-        """Return the files of a row, for `checksums`."""
+        """Return the files of a row."""
         raise NotImplementedError
 
     def _info(self) -> datasets.DatasetInfo:
@@ -173,6 +173,8 @@ class EcgBuilder(datasets.ArrowBasedBuilder):
         rows = self.rows()
         if "split" not in rows:
             rows = rows.assign(split=[str(split_of(fold_of(patient))) for patient in rows["patient_id"]])
+        if self.config.on_error == "raise":
+            self._check_present(rows)
         parts = skipped = None
         if not dl_manager.is_streaming:
             self._parts.mkdir(parents=True, exist_ok=True)
@@ -186,6 +188,17 @@ class EcgBuilder(datasets.ArrowBasedBuilder):
                 arguments = {"shards": shards, "parts": parts, "skipped": skipped}
                 generators.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
         return generators
+
+    def _check_present(self, rows: pd.DataFrame) -> None:
+        """Find missing files before the first one is read: a partial download is the most common fault."""
+        records = rows.to_dict("records")
+        missing = [row for row in records if not all(path.is_file() for path in self.files(row))]
+        if missing:
+            names = ", ".join(str(row["record_id"]) for row in missing[:5]) + (", …" if len(missing) > 5 else "")
+            raise EcgSourceError(
+                f"Expected the files of {len(records)} records, got those of {len(records) - len(missing)}. Missing "
+                f'are those of {names}. Complete them, or pass on_error="skip" to leave such records out.'
+            )
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[tuple]:
         # `datasets` hides every error behind "An error occurred while generating the dataset".

@@ -141,7 +141,7 @@ def _read(path: Path) -> pd.DataFrame:
         elif path.suffix.lower() == ".parquet":
             table = pd.read_parquet(path)
         else:
-            table = pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+            table = pd.read_json(path, lines=True, dtype=False)
     except (ValueError, OSError) as error:
         raise EcgSourceError(f"Expected a table in {path.name}: {str(error).splitlines()[0][:300]}") from error
     texts = table.apply(lambda column: column.map(_as_text))
@@ -266,7 +266,8 @@ class EcgTable(EcgBuilder):
         return read_ecg(row["file"], **self.config.facts)
 
     def files(self, row: Mapping[str, Any]) -> Sequence[Path]:
-        return [Path(row["file"])]
+        path = Path(row["file"])
+        return [path if path.is_file() else path.with_name(path.name + ".hea")]  # as WFDB names a record
 
 
 __all__ = [
