@@ -17,7 +17,7 @@ def wave(seed: int, rate: int, seconds: float) -> np.ndarray:
     """Microvolts (12, samples), whole numbers: slow waves, so that resampling keeps them; one amplitude per lead."""
     time = np.arange(round(rate * seconds)) / rate
     frequency = 1 + np.random.default_rng(seed).random((12, 1))
-    return np.rint(100 * np.arange(1, 13)[:, None] * np.sin(2 * np.pi * frequency * time)).astype(np.int16)
+    return np.rint(100 * np.arange(1, 13)[:, None] * np.cos(2 * np.pi * frequency * time)).astype(np.int16)
 
 
 def write_mimic(folder: Path, patients: int = 20) -> None:

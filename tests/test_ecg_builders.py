@@ -218,7 +218,8 @@ def test_real_records_of_the_challenge(data_dir, tmp_path, folder, known, codes)
         order = [record.leads.index(lead) for lead in STANDARD_LEADS]
         expected, stored = 1000 * record.signal[order, :900], row["signal"][:, : min(900, record.n_samples)]
         assert np.nanmax(np.abs(expected[:, : stored.shape[1]] - stored)) < 1, name
-    assert load_source(f"georgia:{source}", "train").features["signal"].shape == (12, 1000)
+    if folder == "georgia":
+        assert load_source(f"georgia:{source}", "train").features["signal"].shape == (12, 1000)
 
 
 @pytest.mark.real_data

@@ -49,7 +49,8 @@ def load_table_task(args: argparse.Namespace) -> tuple[dict[str, SignalView], Pt
     starts = dict(zip(SPLITS, np.cumsum([0, *map(len, names)])))
     ecg_ids = {split: rows[split] + starts[split] for split in SPLITS}
     if args.label_fraction < 1:
-        rows["train"] = patient_subset(patients["train"], labels["train"], args.label_fraction, args.seed)
+        chosen = patient_subset(patients["train"], labels["train"], args.label_fraction, args.seed)
+        rows["train"] = np.flatnonzero(chosen)
         labels["train"], patients["train"] = labels["train"][rows["train"]], patients["train"][rows["train"]]
         ecg_ids["train"] = ecg_ids["train"][rows["train"]]
     fingerprint = data_fingerprint(view.signals(range(len(view))) for view in views.values())

@@ -165,6 +165,13 @@ class EcgBuilder(datasets.ArrowBasedBuilder):
             where = Path(self._output_dir or self.cache_dir) / SKIPPED
             logger.warning("%d records were skipped, such as %s: %s All: %s.", len(skipped), first, reason, where)
 
+    def as_dataset(self, split: datasets.Split | str | None = None, **kwargs: Any) -> Any:
+        """Return the splits, those without any record left out, or one; see `datasets.DatasetBuilder`."""
+        if split is not None:
+            return super().as_dataset(split, **kwargs)
+        names = [name for name, info in self.info.splits.items() if info.num_examples]
+        return datasets.DatasetDict({name: super(EcgBuilder, self).as_dataset(name, **kwargs) for name in names})
+
     @property
     def _parts(self) -> Path:
         return Path(f"{self.cache_dir}.parts")
@@ -173,12 +180,13 @@ class EcgBuilder(datasets.ArrowBasedBuilder):
         rows = self.rows()
         if "split" not in rows:
             rows = rows.assign(split=[str(split_of(fold_of(patient))) for patient in rows["patient_id"]])
-        if self.config.on_error == "raise":
-            self._check_present(rows)
+        is_whole = self._is_present(rows)
         parts = skipped = None
         if not dl_manager.is_streaming:
             self._parts.mkdir(parents=True, exist_ok=True)
             parts, skipped = str(self._parts), str(Path(self._output_dir) / SKIPPED)
+        _list_skipped(skipped, [(name, "a file of the record is missing") for name in rows["record_id"][~is_whole]])
+        rows = rows[is_whole]
         generators = []
         for split in SPLITS:
             chosen = rows[rows["split"] == str(split)]
@@ -189,16 +197,18 @@ class EcgBuilder(datasets.ArrowBasedBuilder):
                 generators.append(datasets.SplitGenerator(name=split, gen_kwargs=arguments))
         return generators
 
-    def _check_present(self, rows: pd.DataFrame) -> None:
+    def _is_present(self, rows: pd.DataFrame) -> np.ndarray:
         """Find missing files before the first one is read: a partial download is the most common fault."""
         records = rows.to_dict("records")
-        missing = [row for row in records if not all(path.is_file() for path in self.files(row))]
-        if missing:
-            names = ", ".join(str(row["record_id"]) for row in missing[:5]) + (", …" if len(missing) > 5 else "")
+        present = np.array([all(path.is_file() for path in self.files(row)) for row in records], dtype=bool)
+        missing = rows["record_id"][~present].tolist()
+        if missing and (self.config.on_error == "raise" or not present.any()):
+            names = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
             raise EcgSourceError(
-                f"Expected the files of {len(records)} records, got those of {len(records) - len(missing)}. Missing "
-                f'are those of {names}. Complete them, or pass on_error="skip" to leave such records out.'
+                f"Expected the files of {len(records)} records, got those of {present.sum()}. Missing are those of "
+                f'{names}. Complete them, or pass on_error="skip" to leave such records out.'
             )
+        return present
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[tuple]:
         # `datasets` hides every error behind "An error occurred while generating the dataset".
@@ -214,15 +224,10 @@ class EcgBuilder(datasets.ArrowBasedBuilder):
     ) -> Iterator[tuple[Key, pa.Table]]:
         for number, shard in enumerate(shards):
             table, left_out = self._part(shard, parts)
-            for entry in left_out:
-                if skipped is None:
-                    logger.warning("Skipped %s: %s", entry["record_id"], entry["reason"])
-                else:
-                    with open(skipped, "a", encoding="utf-8") as file:  # one short line each
-                        file.write(json.dumps(entry) + "\n")
+            _list_skipped(skipped, left_out)
             yield Key(number, 0), table
 
-    def _part(self, shard: pd.DataFrame, parts: str | None) -> tuple[pa.Table, list[dict[str, str]]]:
+    def _part(self, shard: pd.DataFrame, parts: str | None) -> tuple[pa.Table, list[tuple[str, str]]]:
         """Return the table of a shard and its records left out: as kept from before if that is whole, else made."""
         if parts is None:
             return self._make(shard)
@@ -237,7 +242,7 @@ class EcgBuilder(datasets.ArrowBasedBuilder):
         partial.rename(partial.with_name(f"{named}-{sha256_of(partial)}.parquet"))
         return table, left_out
 
-    def _make(self, shard: pd.DataFrame) -> tuple[pa.Table, list[dict[str, str]]]:
+    def _make(self, shard: pd.DataFrame) -> tuple[pa.Table, list[tuple[str, str]]]:
         config, examples, left_out = self.config, [], []
         sums = _sums(config.data_dir) if config.checksums else None
         for row in shard.to_dict("records"):
@@ -252,12 +257,22 @@ class EcgBuilder(datasets.ArrowBasedBuilder):
                         f'{row["record_id"]}: {error} Correct the record, or pass on_error="skip" to leave such '
                         "records out."
                     ) from error
-                left_out.append({"record_id": str(row["record_id"]), "reason": str(error)})
+                left_out.append((str(row["record_id"]), str(error)))
                 continue
             examples.append(example(row, record, signal))
         columns = {name: [one[name] for one in examples] for name in self.info.features}
         made = datasets.Dataset.from_dict(columns, features=self.info.features)
         return table_cast(made.data.table, self.info.features.arrow_schema), left_out
+
+
+def _list_skipped(path: str | None, left_out: Sequence[Sequence[str]]) -> None:
+    """Note records that are left out: in the list beside the table, or in the log when streaming makes no table."""
+    for record_id, reason in left_out:
+        if path is None:
+            logger.warning("Skipped %s: %s", record_id, reason)
+            continue
+        with open(path, "a", encoding="utf-8") as file:  # one short line each: whole, whichever process writes it
+            file.write(json.dumps({"record_id": str(record_id), "reason": reason}) + "\n")
 
 
 def example(row: Mapping[str, Any], record: EcgRecord, signal: np.ndarray) -> dict[str, Any]:
