@@ -156,8 +156,8 @@ def mix(tables: Sequence[datasets.Dataset], weights: Sequence[float] | None = No
 
     >>> a, b = (datasets.Dataset.from_dict({"signal": [name] * 100, "report": [name] * 100}) for name in "ab")
     >>> mixed = mix([a, b], [3, 1])
-    >>> len(mixed) > 300, round(mixed["report"][:400].count("a") / 400, 1)
-    (True, 0.8)
+    >>> len(mixed) > 300, 0.7 < mixed["report"][:].count("a") / len(mixed) < 0.8
+    (True, True)
     """
     if weights is not None and (len(weights) != len(tables) or min(weights) <= 0):
         raise ValueError(f"Expected a positive weight for each of {len(tables)} data sets, got {list(weights)}.")
