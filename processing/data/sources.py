@@ -154,9 +154,9 @@ def mix(tables: Sequence[datasets.Dataset], weights: Sequence[float] | None = No
 
     Example:
 
-    >>> a, b = (datasets.Dataset.from_dict({"signal": [name] * 100, "report": [name] * 100}) for name in "ab")
+    >>> a, b = (datasets.Dataset.from_dict({"signal": [name] * 2000, "report": [name] * 2000}) for name in "ab")
     >>> mixed = mix([a, b], [3, 1])
-    >>> len(mixed) > 300, 0.7 < mixed["report"][:].count("a") / len(mixed) < 0.8
+    >>> len(mixed) > 6000, 0.7 < mixed["report"][:].count("a") / len(mixed) < 0.8
     (True, True)
     """
     if weights is not None and (len(weights) != len(tables) or min(weights) <= 0):
