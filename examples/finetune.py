@@ -1,11 +1,16 @@
-"""Fine-tune a MERIT encoder on tasks of PTB-XL, or train the same network from scratch.
+"""Fine-tune a MERIT encoder on tasks of PTB-XL or on data of your own, or train the same network from scratch.
 
     accelerate launch examples/finetune.py --model merit-ecg --data_dir PTB_XL_FOLDER --run joint_finetuned \\
         --output_dir runs/joint-finetuned
 
+    accelerate launch examples/finetune.py --model merit-ecg --dataset TABLE.csv --label_columns AF LBBB \\
+        --patient_column patient --run mine --output_dir runs/mine --output runs/mine.json
+
+A table names ECG files of any readable format and their labels; without a column `split` the patients are split 8:1:1.
 One network learns all `--tasks` at once, one output per class; name a single task for a network of its own. Learning
-rates fall from the head to the patch embedding by `--layer_decay` per block. Fold 9 chooses the epoch (macro AUROC,
-with early stopping) and the thresholds, fold 10 is predicted once. The output folder loads with
+rates fall from the head to the patch embedding by `--layer_decay` per block. Fold 9, or the validation split, chooses
+the epoch (macro AUROC, with early stopping) and the thresholds, which go into the configuration; fold 10, or the test
+split, is predicted once. The output folder loads with
 `MeritForEcgClassification.from_pretrained`.
 """
 
@@ -17,14 +22,17 @@ from modeling_merit import MeritEcgConfig, MeritForEcgClassification
 from modeling_merit.processing.benchmark.evaluation import load_signals, record_run
 from modeling_merit.processing.benchmark.options import check_sizes, option_parser
 from modeling_merit.processing.benchmark.results import provenance, write_json
+from modeling_merit.processing.benchmark.table_task import load_table_task
 from modeling_merit.processing.benchmark.tasks import load_task
+from modeling_merit.processing.metrics.thresholds import tune_thresholds
 from modeling_merit.processing.probing.embeddings import load_extractor, weights_fingerprint
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.run import settings
 from modeling_merit.processing.training.supervised import Schedule, train_classifier
 
 OPTIONS = (
-    *("model", "data_dir", "run", "tasks", "label_fraction", "epochs", "patience", "batch_size", "weight_decay"),
+    *("model", "run", "tasks", "label_fraction", "epochs", "patience", "batch_size", "weight_decay"),
+    *("dataset", "path_column", "label_columns", "patient_column", "split_column", "seconds", "on_error", "num_proc"),
     *("crop_seconds", "mixed_precision", "seed", "output_dir", "output", "predictions"),
 )
 
@@ -58,19 +66,25 @@ def layer_rate(model, learning_rate, layer_decay):
 
 
 def main():
-    parser = option_parser(__doc__, *OPTIONS)
+    parser = option_parser(__doc__, *OPTIONS, data_dir={"required": False})
     parser.add_argument("--from_scratch", action="store_true", help="Keep the architecture, draw the weights anew.")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="Of the head.")
     parser.add_argument("--layer_decay", type=float, help="Default: 0.75, but 1 from scratch.")
     parser.add_argument("--lead_dropout", type=float, default=0.0, help="Probability that a record loses leads.")
     args = parser.parse_args()
     check_sizes(parser, args)
+    if args.dataset == "ptb_xl" and args.data_dir is None:
+        parser.error("Expected --data_dir, the folder of PTB-XL, or --dataset, a data set of your own.")
 
     origin = provenance(seed=args.seed)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     with accelerator.main_process_first():
-        views, tables, fingerprint = load_signals(args.data_dir)
-    tasks = [load_task(tables, name, args.label_fraction, args.seed) for name in args.tasks]
+        if args.dataset == "ptb_xl":
+            views, tables, fingerprint = load_signals(args.data_dir)
+            tasks = [load_task(tables, name, args.label_fraction, args.seed) for name in args.tasks]
+        else:
+            views, task, fingerprint = load_table_task(args)
+            tasks = [task]
     set_seed(args.seed)
     extractor = load_extractor(args.model)
     model = build(args, tasks)
@@ -80,6 +94,11 @@ def main():
     outcome = train_classifier(model, groups, views, tasks, extractor, plan, accelerator)
     if not accelerator.is_main_process:
         return
+    model.config.thresholds = [
+        float(threshold)
+        for task in tasks
+        for threshold in tune_thresholds(outcome.probabilities["validation"][task.name], task.labels["validation"])
+    ]
     model.save_pretrained(args.output_dir)
     extractor.save_pretrained(args.output_dir)
     about = origin | {"data_fingerprint": fingerprint, "settings": settings(args)}

@@ -11,12 +11,12 @@ from typing import Any
 
 from modeling_merit import __version__
 
-from .commands import classify, convert, embed, explain, export, inspect, report
+from .commands import classify, convert, embed, explain, export, inspect, probe, report
 from .commands.common import REFUSALS, Parser, message_of, print_json, shared_options
 from .inspection import printable
 from .record import DISCLAIMER
 
-COMMANDS = (inspect, convert, embed, classify, explain, export, report)
+COMMANDS = (inspect, convert, embed, classify, explain, export, report, probe)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,6 +9,8 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 
 from ..data.ptb_xl_files import PtbXlError, find_table
+from ..data.sources import BUILDERS, family_of, split_names
+from ..data.tables import SUFFIXES, is_table
 from .tasks import TASK_NAMES
 
 
@@ -58,19 +60,31 @@ def named_model(text: str) -> str:
     return text
 
 
-def dataset_source(name: str) -> str:
-    """Return the name of a data set as given, for `type=` of an option: ptb_xl, synthetic, a folder, else a Hub id.
+def dataset_source(text: str) -> str:
+    """Return the names of data sets as given, for `type=` of an option: builders, tables, folders, else Hub ids.
 
     Raises:
-        argparse.ArgumentTypeError: If there is none.
+        argparse.ArgumentTypeError: If one of them is none, or the folder of a builder is not there.
     """
+    for name in split_names(text):
+        _check_source(name)
+    return text
+
+
+def _check_source(name: str) -> None:
+    family = family_of(name)
+    if family is not None:
+        if family[1] is not None and not Path(family[1]).is_dir():
+            raise argparse.ArgumentTypeError(f"Expected the folder of {family[0]} behind the colon, got {name!r}.")
+        return
     cached = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___"))
-    if name not in ("ptb_xl", "synthetic") and not Path(name).is_dir() and not cached.is_dir():
+    if Path(name).is_file() and not is_table(name):
+        raise argparse.ArgumentTypeError(f"Expected a table ({', '.join(SUFFIXES)}) or a folder, got {name!r}.")
+    if not Path(name).exists() and not cached.is_dir():
         try:
             HfApi().dataset_info(name, timeout=10)
         except Exception as error:  # whatever the network or the Hub raises
             raise _neither("data set", name, error) from error
-    return name
 
 
 def _neither(kind: str, name: str, error: Exception) -> argparse.ArgumentTypeError:
@@ -82,15 +96,33 @@ def _neither(kind: str, name: str, error: Exception) -> argparse.ArgumentTypeErr
 
 SIZED = (
     *("num_records", "epochs", "max_train_steps", "batch_size", "gradient_accumulation_steps"),
-    *("checkpointing_steps", "checkpoints_total_limit"),
+    *("checkpointing_steps", "checkpoints_total_limit", "num_proc"),
 )
 OPTIONS: dict[str, dict[str, Any]] = {
     # Data
     "dataset": {
         "type": dataset_source,
         "default": "ptb_xl",
-        "help": "ptb_xl, synthetic, or a folder or Hub id of a Parquet data set.",
+        "help": f"One data set, or several with commas between: {', '.join(BUILDERS)} (BUILDER:FOLDER where "
+        "--data_dir is not its folder), a table of ECG files (.csv, .tsv, .parquet, .jsonl, a folder with "
+        "metadata.csv), or a folder or Hub id of a Parquet data set.",
     },
+    "dataset_weights": {
+        "nargs": "+",
+        "type": float,
+        "help": "How often each data set is drawn from in training; default: every record once per epoch.",
+    },
+    "path_column": {"help": "Of a table: the files. Default: file_name, path or file."},
+    "label_columns": {
+        "nargs": "+",
+        "help": "Of a table: one column per class with 0 or 1, or one column with names of classes, ; between.",
+    },
+    "report_column": {"help": "Of a table: the reports. Default: report."},
+    "patient_column": {"help": "Of a table: whose the files are. Default: each file counts as a patient."},
+    "split_column": {"help": "Of a table: train, validation or test. Default: split, else drawn by patient."},
+    "seconds": {"type": float, "default": 10.0, "help": "Length of the signals that are made of files."},
+    "on_error": {"default": "raise", "choices": ("raise", "skip"), "help": "skip: leave out files that are no ECG."},
+    "num_proc": {"type": int, "help": "Processes that read the files of a data set."},
     "data_dir": {
         "type": ptb_xl_folder,
         "required": True,

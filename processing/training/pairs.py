@@ -2,34 +2,23 @@
 
 import numpy as np
 import torch
-from datasets import load_dataset
 from datasets.exceptions import DatasetsError
 from torch.utils.data import Dataset
 
 from ..augmentation import augment_ecg
-from ..data import PtbXl, SignalView, SyntheticEcg, normalize_report
-from ..resampling import resample
-from ..units import MICROVOLTS_PER_MILLIVOLT
+from ..data import SignalView, normalize_report
+from ..data.microvolts import crop_recorded, mask_recorded, split_missing
+from ..data.sources import load_mixture, options_of
+from ..resampling import resample, resample_invalid
 
 
 def load_split(args, split):
-    """Return one split of the data set that `--dataset`, `--data_dir` and `--sampling_rate` name."""
+    """Return one split of the data sets that `--dataset` and the other options of data name."""
     try:
-        return _load_split(args, split)
+        return load_mixture(args.dataset, split, args.dataset_weights, options_of(vars(args)))
     except (OSError, ValueError, DatasetsError) as error:  # no such data, no such split, a damaged file
         text = str(error).splitlines() or [type(error).__name__]
         raise SystemExit(f"The {split} split of {args.dataset} cannot be read: {text[0][:500]}") from error
-
-
-def _load_split(args, split):
-    if args.dataset == "ptb_xl":
-        builder = PtbXl(config_name=f"{args.sampling_rate}hz", data_dir=args.data_dir)
-    elif args.dataset == "synthetic":
-        builder = SyntheticEcg(n_records=args.num_records, seed=args.seed, sampling_rate=float(args.sampling_rate))
-    else:
-        return load_dataset(args.dataset, split=split)
-    builder.download_and_prepare()
-    return builder.as_dataset(split)
 
 
 def load_tables(args):
@@ -49,9 +38,15 @@ def load_tables(args):
 
 
 def read_signals(view, rows, sampling_rate, extractor):
-    """Return signals of a table in mV at the extractor's sampling rate, conditioned: (rows, 12, samples) float32."""
-    signals = view.signals(rows).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
-    return extractor.condition(resample(signals, sampling_rate, extractor.sampling_rate, extractor.resample_window))
+    """Return signals of a table in mV at the extractor's sampling rate, conditioned: (rows, 12, samples) float32, NaN
+    where nothing was recorded."""
+    signals, missing = split_missing(view.signals(rows))
+    signals = extractor.condition(
+        resample(signals, sampling_rate, extractor.sampling_rate, extractor.resample_window)
+    )
+    if missing is not None:
+        signals[resample_invalid(missing, sampling_rate, extractor.sampling_rate)] = np.nan
+    return signals
 
 
 class EcgReportPairs(Dataset):
@@ -75,6 +70,8 @@ class EcgReportPairs(Dataset):
         rate, crop = extractor.sampling_rate, args.crop_seconds
         if self.train and not args.no_augmentation:
             rng = np.random.default_rng([args.seed, self.epoch, indices[0]])
+            if crop and np.isnan(signals).any():  # else crops of short records would hold nothing
+                signals = crop_recorded(signals, round(crop * rate), rng)
             signals, mask = augment_ecg(
                 signals,
                 rng,
@@ -87,6 +84,7 @@ class EcgReportPairs(Dataset):
             )
         elif crop:
             signals = signals[..., : round(crop * rate)]
+        mask = mask_recorded(signals, mask)
         batch = {"input_values": torch.from_numpy(extractor.normalize(signals, mask))}
         if mask is not None:
             batch["ecg_mask"] = torch.from_numpy(np.ascontiguousarray(mask))

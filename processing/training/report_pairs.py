@@ -13,6 +13,7 @@ from modeling_merit.configuration_merit import PROMPTS
 
 from ..benchmark.label_sets import load_statements
 from ..data import SignalView, normalize_report
+from ..data.microvolts import mask_recorded
 from ..metrics.statements import report_language
 from .pairs import load_split, read_signals
 from .tokenizers import ECG_TOKEN
@@ -29,7 +30,8 @@ def load_reports(args, split):
 
 def read_inputs(view, rows, sampling_rate, extractor):
     """Return signals of a table as `input_values`: (rows, 12, samples) float32."""
-    return torch.from_numpy(extractor.normalize(read_signals(view, rows, sampling_rate, extractor)))
+    signals = read_signals(view, rows, sampling_rate, extractor)
+    return torch.from_numpy(extractor.normalize(signals, mask_recorded(signals)))
 
 
 def make_examples(args, table):

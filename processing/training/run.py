@@ -32,8 +32,9 @@ from .checkpoints import (
 )
 
 RUN_OPTIONS = (
-    *("dataset", "num_records", "sampling_rate", "max_train_steps", "gradient_accumulation_steps", "weight_decay"),
-    *("max_grad_norm", "mixed_precision", "checkpointing_steps", "checkpoints_total_limit"),
+    *("dataset", "dataset_weights", "path_column", "report_column", "patient_column", "split_column", "seconds"),
+    *("on_error", "num_proc", "num_records", "sampling_rate", "max_train_steps", "gradient_accumulation_steps"),
+    *("weight_decay", "max_grad_norm", "mixed_precision", "checkpointing_steps", "checkpoints_total_limit"),
     *("resume_from_checkpoint", "overwrite_output_dir", "seed"),
 )
 """Names of the options that `start` and `train` read and that mean the same in both scripts."""
@@ -42,7 +43,7 @@ MODEL_PARTIAL = f"model{PARTIAL}"
 
 MAY_CHANGE = {
     *("output_dir", "resume_from_checkpoint", "overwrite_output_dir", "checkpointing_steps"),
-    *("checkpoints_total_limit", "report_to", "num_workers"),
+    *("checkpoints_total_limit", "report_to", "num_workers", "num_proc"),
     # Compared by what follows from them: fingerprints of the data, records per batch, steps.
     *("dataset", "data_dir", "num_records", "questions", "text_model", "ecg_model", "language_model"),
     *("batch_size", "epochs", "max_train_steps", "mixed_precision"),

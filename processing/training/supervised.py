@@ -20,9 +20,9 @@ from transformers import get_cosine_schedule_with_warmup
 from ..augmentation import augment_ecg
 from ..benchmark.tasks import PtbXlTask
 from ..data import SignalView
+from ..data.microvolts import crop_recorded, mask_recorded, split_missing
 from ..metrics.classification import metric_value
 from ..probing.embeddings import SAMPLING_RATE
-from ..units import MICROVOLTS_PER_MILLIVOLT
 
 
 @dataclass(frozen=True)
@@ -91,13 +91,17 @@ class LabelledEcgs(Dataset):
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """One batch: `input_values` (batch, leads, samples), or (batch, crops, leads, samples) when not training."""
         plan = self.plan
-        signals = self.view.signals(self.rows[indices]).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
+        signals, missing = split_missing(self.view.signals(self.rows[indices]))
         signals = self.extractor.condition(signals)
+        if missing is not None:
+            signals[missing] = np.nan
         length = min(round(plan.crop_seconds * SAMPLING_RATE), signals.shape[-1])
         batch = {"index": torch.tensor(indices)}
         mask = None
         if self.train:
             rng = np.random.default_rng([plan.seed, self.epoch, indices[0]])
+            if np.isnan(signals).any():  # else crops of short records would hold nothing
+                signals = crop_recorded(signals, length, rng)
             signals, mask = augment_ecg(
                 signals,
                 rng,
@@ -108,12 +112,14 @@ class LabelledEcgs(Dataset):
                 noise_mv=plan.noise_mv,
                 lead_dropout=plan.lead_dropout,
             )
-            if plan.lead_dropout:
-                batch["ecg_mask"] = torch.from_numpy(np.ascontiguousarray(mask))
+            mask = mask_recorded(signals, mask if plan.lead_dropout else None)
             batch |= {name: torch.from_numpy(getattr(self, name)[indices]) for name in ("labels", "counts")}
         else:
             starts = np.linspace(0, signals.shape[-1] - length, -(-signals.shape[-1] // length)).round().astype(int)
             signals = np.stack([signals[..., start : start + length] for start in starts], axis=1)
+            mask = mask_recorded(signals)
+        if mask is not None:
+            batch["ecg_mask"] = torch.from_numpy(np.ascontiguousarray(mask))
         return batch | {"input_values": torch.from_numpy(self.extractor.normalize(signals, mask))}
 
 
@@ -206,9 +212,12 @@ def predict(
     model.eval()
     probabilities = np.full(ecgs.labels.shape, np.nan)
     for batch in loader:
-        crops = batch["input_values"]
-        logits = model(input_values=crops.flatten(0, 1), ecg_mask=None).logits.float()
-        mean = logits.sigmoid().unflatten(0, crops.shape[:2]).mean(dim=1)
+        crops, mask = batch["input_values"], batch.get("ecg_mask")
+        logits = model(input_values=crops.flatten(0, 1), ecg_mask=None if mask is None else mask.flatten(0, 1)).logits
+        by_crop = logits.float().sigmoid().unflatten(0, crops.shape[:2])
+        # Crops behind the end of a short record have no say.
+        counts = torch.ones_like(by_crop) if mask is None else mask.any(-1).any(-1)[..., None].expand_as(by_crop)
+        mean = torch.where(counts > 0, by_crop, 0).sum(dim=1) / counts.sum(dim=1)
         index, mean = accelerator.gather((batch["index"], mean))  # may repeat records at the end, which does no harm
         probabilities[index.cpu().numpy()] = mean.cpu().numpy()
     return {name: probabilities[places][:, columns] for name, (places, columns) in ecgs.places.items()}
