@@ -15,6 +15,8 @@ EXTRAS = {
     "formats": ["pydicom>=3,<4", "edfio>=0.4,<1", "defusedxml>=0.7,<1", "h5py>=3.11,<4", "soundfile>=0.12,<1"],
     "generation": ["peft>=0.19,<1", "rouge-score>=0.1.2,<1", "nltk>=3.9,<4"],
     "trackers": ["tensorboard>=2.16,<3"],
+    "search": ["lancedb>=0.30,<1"],
+    "ray": ["ray[data]>=2.50,<3"],
     "space": ["gradio>=6,<7"],
 }
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"]

@@ -9,7 +9,10 @@ import pytest
 import modeling_merit
 import modeling_merit.processing
 
-EXTRAS = {"defusedxml", "edfio", "gradio", "h5py", "matplotlib", "nltk", "peft", "pydicom", "rouge_score", "soundfile"}
+EXTRAS = {
+    *("defusedxml", "edfio", "gradio", "h5py", "lancedb", "matplotlib", "nltk", "peft", "pydicom", "ray"),
+    *("rouge_score", "soundfile"),
+}
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 

@@ -22,6 +22,8 @@ LAYERS = (
     r"processing\.probing(\..+)?",
     r"processing\.training(\..+)?",
     r"processing\.inference",
+    r"processing\.record_sources",
+    r"processing\.(batch_embedding|search)",
     r"processing\.commands(\..+)?",
     r"processing\.cli",
 )

@@ -1,0 +1,124 @@
+"""Time building and asking an index of ECGs at several sizes, and measure what the approximate search loses.
+
+    nice -n 10 python benchmarks/search.py --embeddings embeddings.parquet --output results/benchmarks/search.json
+
+`--embeddings` is a table of `merit-ecg embed` (PTB-XL, say). `--real_queries` of its vectors are held out as queries;
+the others come first into the index, and random unit vectors fill it up to each size. Random directions have no
+clusters and are the worst case for an approximate index: no neighbour is much nearer than the rest. So recall@10, the
+share of the 10 exact neighbours found, is given for the held-out real queries and for random queries apart. A time is
+the median over the queries, one at a time; both ways of searching are asked in the same run.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from modeling_merit.processing.benchmark.results import provenance, write_json
+from modeling_merit.processing.record import DISCLAIMER
+from modeling_merit.processing.search import EcgIndex
+
+BATCH = 50_000
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def fill(index, real, size, rng):
+    """Add the real vectors and random ones up to `size`, in batches."""
+    start = 0
+    while start < size:
+        count = min(BATCH, size - start)
+        vectors = unit(rng.standard_normal((count, real.shape[1]), dtype=np.float32))
+        here = real[start : start + count]
+        vectors[: len(here)] = here
+        ids = [f"r{start + i:08d}" for i in range(count)]
+        index.add({"record_id": ids, "embedding": list(vectors), "age": rng.integers(18, 90, count).astype(float)})
+        start += count
+
+
+def ask(index, queries, **how):
+    """Return the ids found for every query, and the median and 95th percentile of the seconds of one."""
+    index.search(queries[0], **how)  # opens files
+    found, seconds = [], []
+    for query in queries:
+        begun = time.perf_counter()
+        found.append(set(index.search(query, columns=["record_id"], **how)["record_id"]))
+        seconds.append(time.perf_counter() - begun)
+    return found, {"median_ms": 1e3 * float(np.median(seconds)), "p95_ms": 1e3 * float(np.quantile(seconds, 0.95))}
+
+
+def measure(size, real, queries, probes, seed):
+    rng, folder = np.random.default_rng(seed), tempfile.mkdtemp(prefix="merit-search-")
+    try:
+        begun = time.perf_counter()
+        index = EcgIndex.create(folder, {"weights": "benchmark"})
+        fill(index, real, size, rng)
+        row = {"vectors": size, "real": min(size, len(real)), "add_s": time.perf_counter() - begun}
+        begun = time.perf_counter()
+        index.optimize()
+        row["compact_s"] = time.perf_counter() - begun
+        exact = {name: ask(index, vectors, exact=True) for name, vectors in queries.items()}
+        begun = time.perf_counter()
+        index.build_ann()
+        row["build_ann_s"] = time.perf_counter() - begun
+        files = [path for path in Path(folder).rglob("*") if path.is_file()]
+        row["disk_mb"] = sum(path.stat().st_size for path in files) / 1e6
+        row["searches"] = []
+        for name, vectors in queries.items():
+            row["searches"].append({"queries": name, "search": "exact", "recall@10": 1.0, **exact[name][1]})
+            for nprobes in probes:
+                found, times = ask(index, vectors, nprobes=nprobes)
+                recall = float(np.mean([len(a & b) / len(a) for a, b in zip(exact[name][0], found)]))
+                times["times_faster_than_exact"] = exact[name][1]["median_ms"] / times["median_ms"]
+                row["searches"].append(
+                    {"queries": name, "search": "ann", "nprobes": nprobes, "recall@10": recall, **times}
+                )
+        row["searches"].append(
+            {"queries": "real", "search": "exact", "where": "age > 60"}
+            | ask(index, queries["real"], exact=True, where="age > 60")[1]
+        )
+        row["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        return row
+    finally:
+        shutil.rmtree(folder)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--embeddings", type=Path, required=True, help="Parquet table with a column `embedding`.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=(10_000, 100_000, 1_000_000))
+    parser.add_argument(
+        "--dimension", type=int, help="Longer vectors than the real ones: these are padded with zeros."
+    )
+    parser.add_argument("--nprobes", type=int, nargs="+", default=(5, 20, 50))
+    parser.add_argument("--real_queries", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/search.json"))
+    args = parser.parse_args()
+    origin = provenance(seed=args.seed)
+    rng = np.random.default_rng(args.seed)
+    real = unit(np.stack(pd.read_parquet(args.embeddings, columns=["embedding"])["embedding"]).astype(np.float32))
+    if args.dimension:
+        real = np.pad(real, [(0, 0), (0, args.dimension - real.shape[1])])
+    real = real[rng.permutation(len(real))]
+    held_out, real = real[: args.real_queries], real[args.real_queries :]
+    queries = {"real": held_out, "random": unit(rng.standard_normal(held_out.shape, dtype=np.float32))}
+    about = {"dimension": real.shape[1], "metric": "cosine", "index": "IVF-PQ", "cores": os.cpu_count()}
+    rows = []
+    for size in args.sizes:
+        load = os.getloadavg()[0]
+        rows.append(measure(size, real, queries, args.nprobes, args.seed) | {"load_average_before": load})
+        print(rows[-1], flush=True)
+        write_json(args.output, {**about, "rows": rows, "disclaimer": DISCLAIMER, **origin})
+
+
+if __name__ == "__main__":
+    main()
