@@ -1,4 +1,4 @@
-"""Command line `merit-ecg`: inspect, convert, embed, classify and report, a thin layer over the library.
+"""Command line `merit-ecg`: inspect, convert, embed, classify, report, index and search, a thin layer over the library.
 
 Exit codes: 0 all well; 1 some of several files failed (they are listed); 2 a file or the command was refused.
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from modeling_merit import __version__
 
-from .commands import classify, convert, embed, inspect, report
+from .commands import classify, convert, embed, index, inspect, report, search
 from .commands.common import REFUSALS, Parser, message_of, print_json, shared_options
 from .inspection import printable
 from .record import DISCLAIMER
 
-COMMANDS = (inspect, convert, embed, classify, report)
+COMMANDS = (inspect, convert, embed, classify, report, index, search)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 TABLE = "ecgs"
-FIXED_COLUMNS = ("record_id", "file", "embedding")
 ANN_FROM = 50_000
-"""Rows from which `merit-ecg index` builds the approximate index: below, an exact search takes tens of milliseconds."""
+"""Rows from which `merit-ecg index` builds the approximate index; below, an exact search is fast enough."""
 
 
 class Recall(NamedTuple):
@@ -128,8 +127,8 @@ class EcgIndex:
         """
         if (own := self.about.get("weights")) != weights:
             raise ValueError(
-                f"{self.place!r} holds vectors of the weights {own!r}, but those of this model are {weights!r}. Use the "
-                f"model of the index ({self.about.get('model')!r}), or make another index."
+                f"{self.place!r} holds vectors of the weights {own!r}, but those of this model are {weights!r}. Use "
+                f"the model of the index ({self.about.get('model')!r}), or make another index."
             )
 
     def ids(self) -> set[str]:
@@ -276,7 +275,7 @@ class EcgIndex:
         import pyarrow as pa
 
         if isinstance(rows, Mapping):
-            rows = pd.DataFrame(dict(rows))
+            rows = pd.DataFrame({name: list(column) for name, column in rows.items()})
         table = pa.Table.from_pandas(rows, preserve_index=False) if isinstance(rows, pd.DataFrame) else rows
         if missing := [name for name in ("record_id", "embedding") if name not in table.column_names]:
             raise ValueError(f"Expected the columns record_id and embedding, got none of {', '.join(missing)}.")
@@ -287,7 +286,8 @@ class EcgIndex:
             return table
         lengths = np.unique(_lengths(table["embedding"])) if not table["embedding"].null_count else [np.nan]
         if len(lengths) != 1 or not lengths[0] > 0:
-            raise ValueError(f"Expected a vector of the same length in every row, got {', '.join(map(str, lengths))}.")
+            found_lengths = ", ".join(map(str, lengths))
+            raise ValueError(f"Expected a vector of the same length in every row, got lengths {found_lengths}.")
         size = int(lengths[0])
         vectors = table["embedding"].combine_chunks().flatten().to_numpy().astype(np.float32).reshape(len(ids), size)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
