@@ -1,4 +1,4 @@
-"""Command line `merit-ecg`: inspect, convert, embed, classify, report, index and search, a thin layer over the library.
+"""Command line `merit-ecg`: inspect, convert, embed, classify, report, index, search; a thin layer over the library.
 
 Exit codes: 0 all well; 1 some of several files failed (they are listed); 2 a file or the command was refused.
 

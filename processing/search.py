@@ -289,7 +289,8 @@ class EcgIndex:
             found_lengths = ", ".join(map(str, lengths))
             raise ValueError(f"Expected a vector of the same length in every row, got lengths {found_lengths}.")
         size = int(lengths[0])
-        vectors = table["embedding"].combine_chunks().flatten().to_numpy().astype(np.float32).reshape(len(ids), size)
+        vectors = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        vectors = vectors.astype(np.float32).reshape(len(ids), size)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         if not np.isfinite(norms).all() or not norms.all():
             raise ValueError("Expected finite vectors that are not zero, got others.")
@@ -307,7 +308,7 @@ class EcgIndex:
             )
         try:
             return found.select(schema.names).cast(schema)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        except (pa.ArrowException, ValueError) as error:
             raise ValueError(f"Expected columns of the types of the index: {error}") from None
 
 
