@@ -1,9 +1,9 @@
 """Search among ECGs, by a text or by another ECG: embeddings in LanceDB, in a folder or an object store.
 
 An index holds one row per ECG: its id, file, unit vector and metadata, and which weights made the vectors. Vectors are
-compared by their cosine, exactly (every row is looked at) or through an IVF-PQ index (Jégou et al., "Product
-quantization for nearest neighbor search", IEEE TPAMI 33:117, 2011), whose loss `measure_recall` measures on the index
-itself. LanceDB (https://lancedb.github.io/lancedb/) runs in this process; `s3://`, `gs://` and `az://` work as folders
+compared by their cosine, exactly (every row is looked at) or through an inverted-file index with quantised vectors
+(Jégou et al., "Product quantization for nearest neighbor search", IEEE TPAMI 33:117, 2011), whose loss `measure_recall`
+measures on the index itself. LanceDB (https://lancedb.github.io/lancedb/) runs in this process; `s3://`, `gs://` and `az://` work as folders
 do, with its `storage_options` or the environment variables of the store.
 
 What is nearest to a text or an ECG is like it to the model. It is no diagnosis.
@@ -162,23 +162,27 @@ class EcgIndex:
             self._table.merge_insert("record_id").when_not_matched_insert_all().execute(table)
         return len(self) - before
 
-    def build_ann(self, **settings: Any) -> None:
+    def build_ann(self, quantizer: str = "sq", **settings: Any) -> None:
         """Build the approximate index over all rows, or build it anew; small tables have no need of it.
 
         Args:
-            settings: Fields of `lancedb.index.IvfPq`, such as `num_partitions` and `num_sub_vectors`.
+            quantizer (`str`): How vectors are stored in the index: `"sq"`, a byte for every number, or `"pq"`, a byte
+                for every 8 numbers, an eighth of that and coarser, for tens of millions of ECGs.
+            settings: Fields of `lancedb.index.IvfSq` or `IvfPq`, such as `num_partitions`.
 
         Raises:
             ValueError: If there are fewer than 256 rows, from which no codebook can be learnt.
         """
-        from lancedb.index import IvfPq
+        from lancedb.index import IvfPq, IvfSq
 
+        if quantizer not in ("sq", "pq"):
+            raise ValueError(f"Expected quantizer to be sq or pq, got {quantizer!r}.")
         if len(self) < 256:
             raise ValueError(f"Expected at least 256 ECGs for an approximate index, got {len(self)}: search exactly.")
         size = self._table.schema.field("embedding").type.list_size
-        # 8 numbers a code: half the default, which ranks neighbours by their codes too coarsely.
-        defaults = {"distance_type": "cosine", "num_sub_vectors": max(1, size // 8)}
-        self._table.create_index("embedding", config=IvfPq(**defaults | settings), replace=True)
+        codes = {"num_sub_vectors": max(1, size // 8)} if quantizer == "pq" else {}
+        config = (IvfPq if quantizer == "pq" else IvfSq)(**{"distance_type": "cosine"} | codes | settings)
+        self._table.create_index("embedding", config=config, replace=True)
 
     @property
     def has_ann(self) -> bool:

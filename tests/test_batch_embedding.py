@@ -282,6 +282,7 @@ class TestJobs:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # every process of Ray imports torch
 class TestRay:
     def test_equals_the_local_engine(self, checkpoint, tree, tmp_path, monkeypatch, capsys):
         pytest.importorskip("ray")
@@ -301,13 +302,14 @@ class TestRay:
             "import os, modeling_merit.processing.batch_embedding as batches\n"
             "batches.MOST_TRIES = 2\n"
             "class Deadly(batches._UnitEmbedder):\n"
+            "    def __init__(self, work): self.work, self.folder = work, batches.PartFolder(work['out'])\n"
             "    def rows(self, sources): os._exit(1)\n"
             "    __module__ = '__main__'\n"
             "batches._UnitEmbedder = Deadly\n"
             f"sources = batches.__dict__['EcgSource']('a', {str(tree / 'p0' / 'r00.hea')!r})\n"
             f"batches.embed_to_folder([sources], {str(tmp_path / 'out')!r}, {checkpoint!r}, engine='ray')\n"
         )
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=800)
         assert done.returncode == 1 and "processes were lost over the ECGs 'a' to 'a'" in done.stderr
 
     def test_killed_actors_and_a_killed_job_lose_and_double_nothing(self, checkpoint, tmp_path):

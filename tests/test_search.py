@@ -81,7 +81,7 @@ class TestIndex:
         all_vectors = vectors(600)
         index = EcgIndex.create(tmp_path / "i", {"weights": "w", "model": "m"})
         assert index.add(table(0, 400, all_vectors)) == 400
-        index.build_ann(num_partitions=4, num_sub_vectors=4)
+        index.build_ann(num_partitions=4)
         assert index.add(table(300, 600, all_vectors)) == 200
         assert index.add(table(0, 600, all_vectors)) == 0
         assert len(index) == 600 and index.ids() == {str(i) for i in range(600)}
@@ -91,14 +91,15 @@ class TestIndex:
         assert again.search(all_vectors[599], k=1)["record_id"].tolist() == ["599"] and again.has_ann
         assert again.about == {"weights": "w", "model": "m", "disclaimer": DISCLAIMER}
 
-    def test_recall_of_the_approximate_index(self, tmp_path):
+    @pytest.mark.parametrize("quantizer", ["sq", "pq"])
+    def test_recall_of_the_approximate_index(self, tmp_path, quantizer):
         """Of all partitions and with all candidates ranked again nothing is lost; of one partition of many, much."""
         all_vectors = vectors(3000)
         index = EcgIndex.create(tmp_path / "i", {"weights": "w"})
         index.add(table(0, 3000, all_vectors))
         with pytest.raises(ValueError, match="256"):
             EcgIndex.create(tmp_path / "small", {}).build_ann()
-        index.build_ann(num_partitions=30, num_sub_vectors=8)
+        index.build_ann(quantizer, num_partitions=30)
         queries = vectors(30, seed=5)
         full = index.measure_recall(queries=queries, nprobes=30, refine_factor=100)
         few = index.measure_recall(queries=queries, nprobes=1)
