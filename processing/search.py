@@ -2,7 +2,7 @@
 
 An index holds one row per ECG: its id, file, unit vector and metadata, and which weights made the vectors. Vectors are
 compared by their cosine, exactly (every row is looked at) or through an inverted-file index with quantised vectors
-(Jégou et al., "Product quantization for nearest neighbor search", IEEE TPAMI 33:117, 2011), whose loss `measure_recall`
+(Jégou et al., "Product quantization for nearest neighbor search", TPAMI 33:117, 2011), whose loss `measure_recall`
 measures on the index itself. LanceDB (https://lancedb.github.io/lancedb/) runs in this process; `s3://`, `gs://` and
 `az://` work as folders do, with its `storage_options` or the environment variables of the store.
 
