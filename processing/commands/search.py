@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     if (args.text is None) == (args.ecg is None):
         raise ValueError("Expected a text or `--ecg FILE`, one of them.")
     index = EcgIndex(args.index_place)
-    columns = args.columns or [name for name in ("record_id", "file", "age", "sex", "report") if name in index.columns]
+    columns = args.columns or [name for name in ("record_id", "age", "sex", "report") if name in index.columns]
     if unknown := [name for name in columns if name not in index.columns]:
         raise ValueError(f"Expected columns of the index ({', '.join(index.columns)}), got {', '.join(unknown)}.")
     checkpoint = args.model or index.about["model"]
