@@ -123,7 +123,7 @@ def file_system(place: str | os.PathLike) -> tuple[Any, str]:
 
 
 def _sources(places: Iterable[str | os.PathLike], pattern: str | None, id_column: str | None) -> Iterator[EcgSource]:
-    for place in map(os.fspath, places):
+    for place in (str(os.fspath(place)) for place in places):
         if place.startswith("@"):
             fs, path = file_system(place[1:])
             if not fs.isfile(path):
