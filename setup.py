@@ -17,6 +17,8 @@ EXTRAS = {
     "trackers": ["tensorboard>=2.16,<3"],
     "explain": ["captum>=0.7,<1"],
     "onnx": ["onnx>=1.19,<2", "onnxscript>=0.5,<1", "onnxruntime>=1.22,<2"],
+    "search": ["lancedb>=0.30,<1"],
+    "ray": ["ray[data]>=2.50,<3"],
     "space": ["gradio>=6,<7"],
 }
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=1,<2"]

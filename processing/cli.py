@@ -11,12 +11,12 @@ from typing import Any
 
 from modeling_merit import __version__
 
-from .commands import classify, convert, embed, explain, export, inspect, probe, report
+from .commands import classify, convert, embed, explain, export, index, inspect, probe, report, search
 from .commands.common import REFUSALS, Parser, message_of, print_json, shared_options
 from .inspection import printable
 from .record import DISCLAIMER
 
-COMMANDS = (inspect, convert, embed, classify, explain, export, report, probe)
+COMMANDS = (inspect, convert, embed, classify, explain, export, report, probe, index, search)
 
 
 def main(argv: list[str] | None = None) -> int:

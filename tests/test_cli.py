@@ -273,13 +273,18 @@ class TestNothingIsLost:
         assert main(command) == 0
         before = contents(tmp_path)
 
-        def fail(table, path):
+        def fail(path, schema):
             path.write_bytes(b"half")
             raise OSError("No space left on device")
 
-        monkeypatch.setattr(pd.DataFrame, "to_parquet", fail)
+        monkeypatch.setattr("pyarrow.parquet.ParquetWriter", fail)
         assert main(command) == 2
-        assert contents(tmp_path) == before
+        after = contents(tmp_path)  # and beside it what was computed
+        assert {name: after[name] for name in before} == before
+        assert {name.partition("/")[0] for name in after.keys() - before.keys()} == {"a.parquet.partial"}
+        monkeypatch.undo()
+        assert main(command) == 0
+        assert contents(tmp_path).keys() == before.keys()
 
     def test_a_plot_replaces_an_image_only_if_told(self, wave_file, tmp_path, capsys):
         image = tmp_path / "scan.png"
@@ -352,7 +357,7 @@ class TestTerminal:
 
     @pytest.mark.parametrize("path", ["", ".", "/", "a\0b", "x" * 5000, "/".join(["d" * 200] * 50)])
     @pytest.mark.parametrize("command", ["inspect", "convert", "embed", "model", "out", "table", "plot", "prompts"])
-    def test_paths(self, checkpoint, wave_file, tmp_path, capsys, command, path):
+    def test_paths(self, checkpoint, wave_file, tmp_path, capsys, monkeypatch, command, path):
         out, table = str(tmp_path / "o.json"), str(tmp_path / "o.parquet")
         argv = {
             "inspect": ["inspect", path],
@@ -364,6 +369,8 @@ class TestTerminal:
             "plot": ["inspect", wave_file, "--plot", path],
             "prompts": ["classify", wave_file, "--model", checkpoint, "--prompts", path + ".json"],
         }[command]
+        if command == "embed":  # whose files may be folders
+            monkeypatch.setattr("os.walk", lambda folder: iter([(folder, [], ["picture.png"])]))
         before = contents(tmp_path)
         if (command, path) == ("table", "."):
             argv[-1] = str(tmp_path / "absent" / ".parquet")

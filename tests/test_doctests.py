@@ -10,20 +10,8 @@ import modeling_merit
 import modeling_merit.processing
 
 EXTRAS = {
-    "captum",
-    "defusedxml",
-    "edfio",
-    "gradio",
-    "h5py",
-    "matplotlib",
-    "nltk",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "peft",
-    "pydicom",
-    "rouge_score",
-    "soundfile",
+    *("captum", "defusedxml", "edfio", "gradio", "h5py", "lancedb", "matplotlib", "nltk", "onnx", "onnxruntime"),
+    *("onnxscript", "peft", "pydicom", "ray", "rouge_score", "soundfile"),
 }
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

@@ -536,3 +536,23 @@ def test_plots_and_subgroups(work):
     assert (men["run"], men["task"], men["label_fraction"], men["seed"]) == ("made", "rhythm", 0.1, 3)
     # Of the men one negative in five is told from the positives: AUROC 0.2 + 0.8 / 2 for the first class, else 1.
     assert men["value"] == pytest.approx(0.8) and women["value"] == pytest.approx(1.0)
+
+
+@pytest.mark.slow
+def test_retrieval(work):
+    """Records of a condition share a report; fold and weighting are part of a row's name."""
+    command = ("retrieval.py", "--model", "model", "--data_dir", "ptb-xl", "--run", "joint", "--n_resamples", 50)
+    out = run(work, *command)
+    run(work, *command)  # takes the place of the same rows
+    rows = rows_of(work, "retrieval.json")
+    assert len(rows) == 12 and {row["split"] for row in rows} == {"validation"}
+    reports = rows[0]["n_reports"]
+    assert rows[0]["n"] == 18 and 6 <= reports <= 18 and f"18 ECGs, {reports} distinct reports" in out
+    by_name = {(row["task"], row["queries"], row["metric"]): row for row in rows}
+    for task in ("retrieval_report_to_ecg", "retrieval_ecg_to_report"):
+        for queries in ("records", "distinct reports"):
+            values = [by_name[task, queries, f"recall@{k}"] for k in (1, 5, 10)]
+            assert [row["value"] for row in values] == sorted(row["value"] for row in values)
+            assert all(0 <= row["ci_low"] <= row["value"] <= row["ci_high"] <= 1 for row in values)
+    chance = by_name["retrieval_ecg_to_report", "records", "recall@5"]["chance"]
+    assert chance == pytest.approx(min(1, 5 / reports))

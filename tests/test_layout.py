@@ -22,7 +22,8 @@ LAYERS = (
     r"processing\.benchmark(\..+)?",
     r"processing\.probing(\..+)?",
     r"processing\.training(\..+)?",
-    r"processing\.(inference|explanation|export)",
+    r"processing\.(inference|explanation|export|record_sources)",
+    r"processing\.(batch_embedding|search)",
     r"processing\.commands(\..+)?",
     r"processing\.cli",
 )

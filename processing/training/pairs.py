@@ -41,9 +41,7 @@ def read_signals(view, rows, sampling_rate, extractor):
     """Return signals of a table in mV at the extractor's sampling rate, conditioned: (rows, 12, samples) float32, NaN
     where nothing was recorded."""
     signals, missing = split_missing(view.signals(rows))
-    signals = extractor.condition(
-        resample(signals, sampling_rate, extractor.sampling_rate, extractor.resample_window)
-    )
+    signals = extractor.condition(resample(signals, sampling_rate, extractor.sampling_rate, extractor.resample_window))
     if missing is not None:
         signals[resample_invalid(missing, sampling_rate, extractor.sampling_rate)] = np.nan
     return signals
