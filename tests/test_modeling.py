@@ -543,7 +543,7 @@ def test_same_seed_same_model():
 
 @pytest.mark.xfail(
     strict=True,
-    reason="a module of custom code without parameters of its own counts as initialised: `_init_weights` never sees it",
+    reason="custom code: a module without parameters of its own counts as initialised, `_init_weights` never sees it",
 )
 def test_residual_blocks_start_as_their_shortcuts():
     torch.manual_seed(0)
