@@ -300,8 +300,6 @@ class MeritPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
         elif isinstance(module, nn.Conv1d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, MeritEcgLayer):
-            init.zeros_(module.second.normalization.weight)  # every block starts as its shortcut
         elif isinstance(module, MeritModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             if module.word_head is not None:

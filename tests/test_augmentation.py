@@ -105,8 +105,8 @@ def test_gaps_are_as_frequent_and_as_long_as_asked():
     with_gap = missing > 0
     assert with_gap.mean() == pytest.approx(0.3, abs=0.03)
     assert missing[with_gap].mean() == pytest.approx(50, rel=0.05)  # uniform up to 100 samples
-    starts, ends = (~mask[:, 0, 0]).mean(), (~mask[:, 0, -1]).mean()
-    assert 0 < starts < 0.1 and 0 < ends < 0.1
+    places = (~mask[:, 0]).any(axis=0).nonzero()[0]
+    assert places.min() <= 2 and places.max() >= 198  # anywhere
 
 
 def test_without_gaps_the_random_numbers_are_those_of_before():
