@@ -381,7 +381,10 @@ def test_ecg_features_of_all_that_a_processor_gives(ecgs):
 def test_dynamic_int8_reaches_every_linear_layer(projector, ecgs):
     model, ids = build(projector_type=projector).eval(), torch.tensor([prompt("ecg", 5)])
     linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    with pytest.warns(
+        DeprecationWarning, match="torch.ao.quantization"
+    ):  # torchao, not a dependency, is to replace it
+        quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
     reached = [name for name, module in quantized.named_modules() if "quantized" in type(module).__module__]
     assert set(linear) <= set(reached)
     assert not any(isinstance(module, torch.nn.MultiheadAttention) for module in model.modules())
