@@ -54,8 +54,9 @@ def chance_recall(owners: np.ndarray, k: int, direction: str, weights: np.ndarra
 
     Example:
 
-    >>> chance_recall(np.array([0, 0, 1]), 1, "report_to_ecg"), chance_recall(np.array([0, 0, 1]), 1, "ecg_to_report")
-    (0.5555555555555556, 0.5)
+    >>> owners = np.array([0, 0, 1])
+    >>> round(chance_recall(owners, 1, "report_to_ecg"), 3), chance_recall(owners, 1, "ecg_to_report")
+    (0.556, 0.5)
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"Expected one of {', '.join(DIRECTIONS)}, got {direction!r}.")
