@@ -26,25 +26,28 @@ from modeling_merit.processing.training.checkpoints import check_output_dir
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.pairs import EcgReportPairs, load_tables
 from modeling_merit.processing.training.run import RUN_OPTIONS, cosine_schedule, settings, start, train
-from modeling_merit.processing.training.tokenizers import train_wordpiece
+from modeling_merit.processing.training.tokenizers import frequent_ngrams, train_wordpiece
 
-TEXT_ENCODER = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 512}
-METRICS = ("loss", "reconstruction_loss", "contrastive_loss", "reconstruction_information", "text_information")
+METRICS = (
+    *("loss", "reconstruction_loss", "contrastive_loss", "word_loss"),
+    *("reconstruction_information", "text_information", "word_information"),
+)
 
 
 def parse_args():
     parser = option_parser(
         __doc__,
-        *RUN_OPTIONS,
+        *(name for name in RUN_OPTIONS if name != "weight_decay"),
         "batch_size",
         "warmup_ratio",
-        "crop_seconds",
+        crop_seconds={"default": 2.56},
+        weight_decay={"default": 0.01},
         data_dir={"required": False},
-        epochs={"default": 10},
+        epochs={"default": 30},
         output_dir={"required": False, "default": Path("merit-ecg")},
     )
     add = parser.add_argument
-    add("--size", default="tiny", choices=tuple(SIZES), help="Size of the ECG encoder and its decoder.")
+    add("--size", default="small", choices=tuple(SIZES), help="Size of the encoders and the decoder.")
     add(
         "--text_model",
         type=model_source,
@@ -52,17 +55,22 @@ def parse_args():
     )
     add("--vocab_size", type=int, default=4000, help="Tokens of the tokenizer trained when no text model is named.")
     add("--max_report_tokens", type=int, default=64, help="Longer reports are cut off.")
-    add("--learning_rate", type=float, default=2e-3, help="The highest, after the warm-up.")
-    add("--mask_ratio", type=float, default=0.75, help="Fraction of the patches that is masked.")
-    add("--alignment_view", default="full", choices=("full", "masked"), help="What is aligned with the report.")
+    add("--max_ngram", type=int, default=3, help="Tokens of the longest phrase that is predicted from the ECG.")
+    add("--min_reports", type=int, default=20, help="Training reports that hold a predicted word or phrase, at least.")
+    add("--learning_rate", type=float, default=5e-3, help="The highest, after the warm-up.")
+    add("--mask_ratio", type=float, default=0.5, help="Fraction of the patches that is masked.")
     add("--reconstruction_weight", type=float, default=1.0, help="0 switches masked ECG modelling off.")
-    add("--contrastive_weight", type=float, default=0.1, help="Weight λ of contrastive alignment; 0 switches it off.")
-    add("--lead_dropout", type=float, default=0.5, help="Probability that a record loses some of its leads.")
-    add("--noise_mv", type=float, default=0.0, help="Largest added white noise; it is reconstructed, too.")
-    add("--wander_mv", type=float, default=0.0, help="Largest added baseline wander; it is reconstructed, too.")
+    add("--contrastive_weight", type=float, default=1.0, help="Weight λ of contrastive alignment; 0 switches it off.")
+    add("--word_weight", type=float, default=0.1, help="Weight of the words of the report; 0 switches them off.")
+    add("--dropout", type=float, default=0.1, help="Dropout of the pooled feature.")
+    add("--drop_path", type=float, default=0.0, help="Probability of leaving out the last residual block.")
+    add("--lead_dropout", type=float, default=0.3, help="Probability that a record loses some of its leads.")
+    add("--gap_probability", type=float, default=0.1, help="Probability that some time of a record is masked.")
+    add("--noise_mv", type=float, default=0.05, help="Largest added white noise; it is reconstructed, too.")
+    add("--wander_mv", type=float, default=0.05, help="Largest added baseline wander; it is reconstructed, too.")
+    add("--high_pass", type=float, default=0.5, help="Offset and drift below this frequency in Hz are taken off.")
     add("--normalization", default="none", choices=("none", "lead_zscore", "record_zscore"))
     add("--no_augmentation", action="store_true", help="Train on the beginnings of the records as they are.")
-    add("--attn_implementation", help="Default: sdpa, but eager on a CPU, where it was 1.5 times as fast.")
     add("--gradient_checkpointing", action="store_true", help="Less memory for more time.")
     add("--num_workers", type=int, default=0, help="Processes that load batches.")
     add("--report_to", nargs="*", default=[], choices=("tensorboard", "wandb", "trackio"))
@@ -76,34 +84,48 @@ def parse_args():
     return args
 
 
-def build(args, train_table, device):
+def build(args, train_table):
     """Return model and processor. Everything random in them follows from the seed."""
+    reports = [normalize_report(report or "") for report in train_table["report"]]
     if args.text_model:
         tokenizer, text_config = (
             AutoTokenizer.from_pretrained(args.text_model),
             AutoConfig.from_pretrained(args.text_model),
         )
     else:
-        reports = [normalize_report(report or "") for report in train_table["report"]]
         tokenizer = train_wordpiece(reports, args.vocab_size, args.max_report_tokens)
-        text_config = AutoConfig.for_model("bert", vocab_size=len(tokenizer), **TEXT_ENCODER)
+        text_config = None
+    ids = tokenizer(reports, truncation=True, max_length=args.max_report_tokens)["input_ids"]
+    keys, frequencies = frequent_ngrams(ids, len(tokenizer), args.max_ngram, args.min_reports)
     config = MeritConfig.from_size(
         args.size,
-        ecg_config={"window_seconds": args.crop_seconds},
-        text_config=text_config.to_dict(),
+        ecg_config={
+            "window_seconds": args.crop_seconds,
+            "hidden_dropout": args.dropout,
+            "drop_path_rate": args.drop_path,
+        },
+        text_config={"vocab_size": len(tokenizer)} if text_config is None else text_config.to_dict(),
         text_pooling="cls" if args.text_model else "mean",
         mask_ratio=args.mask_ratio,
-        alignment_view=args.alignment_view,
+        max_ngram=args.max_ngram,
+        num_words=len(keys) if args.word_weight else 0,
         reconstruction_weight=args.reconstruction_weight,
         contrastive_weight=args.contrastive_weight,
+        word_weight=args.word_weight,
     )
-    attention = args.attn_implementation or ("eager" if device.type == "cpu" else "sdpa")
-    model = MeritForPreTraining._from_config(config, attn_implementation=attention)
+    model = MeritForPreTraining(config)
+    if config.num_words:
+        model.merit.set_words(torch.from_numpy(keys), torch.from_numpy(frequencies))
     if args.text_model:
         model.merit.text_model.load_state_dict(AutoModel.from_pretrained(args.text_model).state_dict(), strict=False)
     if args.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    extractor = MeritFeatureExtractor(normalization=args.normalization)
+    extractor = MeritFeatureExtractor(
+        normalization=args.normalization,
+        high_pass=args.high_pass or None,
+        sampling_rate=config.ecg_config.sampling_rate,
+        patch_length=config.ecg_config.patch_length,
+    )
     return model, MeritProcessor(extractor, tokenizer)
 
 
@@ -123,12 +145,12 @@ def validate(model, loader, accelerator, seed):
 def main():
     args = parse_args()
     origin = provenance(seed=args.seed)  # now: the code on disk may change during a long run
-    one_branch = not (args.reconstruction_weight and args.contrastive_weight)
+    one_branch = not (args.reconstruction_weight and args.contrastive_weight and args.word_weight)
     accelerator = start(args, args.report_to, unused_parameters=one_branch)
     with accelerator.main_process_first():
         tables = load_tables(args)
     set_seed(args.seed)
-    model, processor = build(args, tables[0], accelerator.device)
+    model, processor = build(args, tables[0])
     loaders = []
     for table, training in zip(tables, (True, False)):
         pairs = EcgReportPairs(table, processor, args, training)

@@ -14,11 +14,16 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 STANDARD_LEADS = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
 
 SIZES = {
-    "tiny": {"ecg_config": (128, 4, 4), "decoder": (128, 2, 4), "text_config": (128, 3, 4)},
-    "small": {"ecg_config": (384, 8, 6), "decoder": (192, 4, 4), "text_config": (256, 4, 4)},
-    "base": {"ecg_config": (768, 12, 12), "decoder": (256, 4, 4), "text_config": (768, 12, 12)},
+    "tiny": {"ecg_config": (16, [16, 24, 32, 48], [1, 1, 1, 1]), "decoder": (64, 1), "text_config": (64, 2, 2)},
+    "small": {"ecg_config": (32, [64, 128, 192, 256], [2, 2, 2, 2]), "decoder": (256, 2), "text_config": (128, 3, 4)},
+    "base": {
+        "ecg_config": (64, [128, 256, 512, 768], [3, 4, 6, 3]),
+        "decoder": (512, 4),
+        "text_config": (768, 12, 12),
+    },
 }
-"""Width, layers and attention heads of the parts of [`MeritConfig`] by the name of a size."""
+"""By the name of a size: embedding size, hidden sizes and depths of the ECG encoder; width and layers of the decoder;
+width, layers and attention heads of the text encoder of [`MeritConfig`]."""
 
 # Every class that reads such a checkpoint: the file that `save_pretrained` copies beside the weights names only the
 # class it was called on, so that a checkpoint of `MeritForPreTraining` would not load through `AutoModel` and remote
@@ -48,66 +53,49 @@ def check_choice(config: PreTrainedConfig, name: str, choices: tuple[str, ...]) 
         raise ValueError(f"Expected `{name}` {expected}, got {getattr(config, name)!r}.")
 
 
-def check_heads(config: PreTrainedConfig, prefix: str = "") -> None:
-    """Raise a ValueError unless the width is even, for sin-cos positions, and a multiple of the attention heads."""
-    width, heads = getattr(config, f"{prefix}hidden_size"), getattr(config, f"{prefix}num_attention_heads")
-    if width % heads or width % 2:
-        raise ValueError(
-            f"Expected an even `{prefix}hidden_size` that `{prefix}num_attention_heads` divides, got {width} and "
-            f"{heads}."
-        )
-
-
 @strict
 class MeritEcgConfig(PreTrainedConfig):
-    r"""Configuration of [`MeritEcgModel`], a pre-LayerNorm vision transformer over patches of single leads.
+    r"""Configuration of [`MeritEcgModel`], a residual convolutional network over all leads (He et al., 2016).
 
     Args:
         leads (`list[str]`, defaults to the 12 standard leads):
-            Names of the rows of `input_values`, in order. The lead embedding of a row belongs to its name.
+            Names of the rows of `input_values`, in order.
         sampling_rate (`float`, defaults to 100):
-            Rate of `input_values` in Hz. It turns patch indices into seconds for the position embedding.
-        patch_length (`int`, defaults to 50):
-            Samples per patch; one token is one patch of one lead.
-        hidden_size (`int`, defaults to 768):
-            Width of the tokens.
-        num_hidden_layers (`int`, defaults to 12):
-            Number of transformer blocks.
-        num_attention_heads (`int`, defaults to 12):
-            Attention heads per block.
-        intermediate_size (`int`, defaults to 3072):
-            Width of the feed-forward layers.
-        hidden_act (`str`, defaults to `"gelu"`):
-            Activation of the feed-forward layers.
+            Rate of `input_values` in Hz.
+        embedding_size (`int`, defaults to 32):
+            Channels of the stem, three convolutions and a maximum over pairs of positions, which leaves a quarter of
+            the positions.
+        hidden_sizes (`list[int]`, defaults to `[64, 128, 192, 256]`):
+            Channels of every stage. Every stage after the first halves the number of positions.
+        depths (`list[int]`, defaults to `[2, 2, 2, 2]`):
+            Residual blocks of every stage.
+        kernel_size (`int`, defaults to 5):
+            Samples, or positions, that a convolution sees; odd.
+        hidden_act (`str`, defaults to `"relu"`):
+            Activation.
         hidden_dropout (`float`, defaults to 0.0):
-            Dropout after the attention and the feed-forward layers.
-        attention_dropout (`float`, defaults to 0.0):
-            Dropout of the attention weights.
-        layer_norm_eps (`float`, defaults to 1e-6):
-            Epsilon of the LayerNorms.
+            Dropout of the pooled feature before a head.
+        drop_path_rate (`float`, defaults to 0.0):
+            Probability that a record leaves out the last residual block in training; it grows linearly up to there
+            (stochastic depth, Huang et al., 2016).
         initializer_range (`float`, defaults to 0.02):
-            Standard deviation of the initial lead embeddings; linear layers start Xavier-uniform.
-        min_wavelength (`float`, defaults to 1.0):
-            Shortest wavelength of the sin-cos time position, in seconds; twice the patch duration resolves patches.
-        max_wavelength (`float`, defaults to 30.0):
-            Longest wavelength of the sin-cos time position, in seconds: the longest record.
-        amplitude_embedding (`bool`, defaults to `True`):
-            Whether mean and log standard deviation of each patch (in the unit of `input_values`) are embedded and
-            added to its token. The patch embedding starts with a LayerNorm, which removes the voltage that LVH and
-            low voltage are diagnosed from.
+            Standard deviation of the initial weights of what is neither a convolution nor a linear layer.
         window_seconds (`float`, *optional*):
-            Longer records are encoded in windows of this length, each by itself; the pooled feature is the mean over
-            all. Pre-training sets it to the length of its crops, because the encoder has not learned the
-            positions beyond them. `None` encodes records whole, and masked modelling always does.
-        min_patch_coverage (`float`, defaults to 0.5):
-            Fraction of recorded samples from which a patch counts; patches below it are masked out of attention.
+            Longer records are encoded in windows of this length, each by itself, and the pooled feature is the mean
+            over them. Pre-training sets it to the length of its crops. `None` encodes records whole.
+
+    Attributes:
+        patch_length (`int`): Samples of one position of the output, `4 · 2 ** (stages - 1)`; a patch is masked as a
+            whole in masked ECG modelling.
+        hidden_size (`int`): Width of `last_hidden_state`, the last of `hidden_sizes`.
+        pooler_size (`int`): Width of `pooler_output`, twice that.
 
     Example:
 
     >>> from modeling_merit import MeritEcgConfig, MeritEcgModel
-    >>> config = MeritEcgConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
-    >>> MeritEcgModel(config).num_parameters()
-    10852
+    >>> config = MeritEcgConfig(embedding_size=4, hidden_sizes=[8, 16], depths=[1, 1])
+    >>> config.patch_length, config.pooler_size, MeritEcgModel(config).num_parameters()
+    (8, 32, 3568)
     """
 
     model_type = "merit_ecg_encoder"
@@ -115,42 +103,55 @@ class MeritEcgConfig(PreTrainedConfig):
 
     leads: list[str] = field(default_factory=lambda: list(STANDARD_LEADS))
     sampling_rate: float | int = 100
-    patch_length: int = 50
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    hidden_act: str = "gelu"
+    embedding_size: int = 32
+    hidden_sizes: list[int] = field(default_factory=lambda: [64, 128, 192, 256])
+    depths: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
+    kernel_size: int = 5
+    hidden_act: str = "relu"
     hidden_dropout: float | int = 0.0
-    attention_dropout: float | int = 0.0
-    layer_norm_eps: float = 1e-6
+    drop_path_rate: float | int = 0.0
     initializer_range: float = 0.02
-    min_wavelength: float | int = 1.0
-    max_wavelength: float | int = 30.0
-    amplitude_embedding: bool = True
     window_seconds: float | int | None = None
-    min_patch_coverage: float | int = 0.5
+
+    @property
+    def patch_length(self) -> int:
+        return 4 * 2 ** (len(self.hidden_sizes) - 1)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.hidden_sizes[-1]
+
+    @property
+    def pooler_size(self) -> int:
+        return 2 * self.hidden_size
+
+    @property
+    def window_length(self) -> int | None:
+        """Samples of a window."""
+        return None if self.window_seconds is None else round(self.window_seconds * self.sampling_rate)
 
     def validate_shapes(self):
-        positive = ("sampling_rate", "patch_length", "hidden_size", "num_attention_heads", "intermediate_size")
-        for name in (*positive, "min_wavelength"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"Expected `{name}` above 0, got {getattr(self, name)}.")
-        if self.max_wavelength < self.min_wavelength:
+        if len(self.depths) != len(self.hidden_sizes) or not self.hidden_sizes:
             raise ValueError(
-                f"Expected `max_wavelength` of at least `min_wavelength`, got {self.max_wavelength} and "
-                f"{self.min_wavelength}."
+                f"Expected one of `depths` for each of `hidden_sizes`, got {self.depths} and {self.hidden_sizes}."
             )
-        if self.window_seconds is not None:
-            patches = self.window_seconds * self.sampling_rate / self.patch_length
-            if patches < 1 or patches != int(patches):
-                raise ValueError(
-                    f"Expected `window_seconds` to hold a whole number of patches of {self.patch_length} samples at "
-                    f"{self.sampling_rate} Hz, got {self.window_seconds} s, which is {patches:g}."
-                )
-        if not 0 < self.min_patch_coverage <= 1:
-            raise ValueError(f"Expected `min_patch_coverage` above 0 and at most 1, got {self.min_patch_coverage}.")
-        check_heads(self)
+        positive = {"sampling_rate": self.sampling_rate, "embedding_size": self.embedding_size}
+        positive |= {"hidden_sizes": min(self.hidden_sizes), "depths": min(self.depths)}
+        for name, value in positive.items():
+            if value <= 0:
+                raise ValueError(f"Expected `{name}` above 0, got {getattr(self, name)}.")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"Expected an odd `kernel_size`, got {self.kernel_size}.")
+        if not (0 <= self.drop_path_rate < 1 and 0 <= self.hidden_dropout < 1):
+            raise ValueError(
+                "Expected `drop_path_rate` and `hidden_dropout` of at least 0 and below 1, got "
+                f"{self.drop_path_rate} and {self.hidden_dropout}."
+            )
+        if self.window_length is not None and (self.window_length < 1 or self.window_length % self.patch_length):
+            raise ValueError(
+                f"Expected `window_seconds` to hold a whole number of patches of {self.patch_length} samples at "
+                f"{self.sampling_rate:g} Hz, got {self.window_seconds} s, which is {self.window_length} samples."
+            )
         if len(set(self.leads)) != len(self.leads) or not self.leads:
             raise ValueError(f"Expected `leads` to name every row once, got {self.leads}.")
 
@@ -174,32 +175,31 @@ class MeritConfig(PreTrainedConfig):
             Initial `logit_scale`, the logarithm of the inverse temperature; the default is log(1 / 0.07).
         logit_scale_max (`float`, defaults to 100.0):
             Upper limit of `exp(logit_scale)`.
-        mask_ratio (`float`, defaults to 0.75):
-            Fraction of the patches of every lead that is masked in masked ECG modelling.
+        mask_ratio (`float`, defaults to 0.5):
+            Fraction of the valid patches of every lead that is masked in masked ECG modelling.
         decoder_hidden_size (`int`, defaults to 256):
             Width of the decoder.
-        decoder_num_hidden_layers (`int`, defaults to 4):
-            Blocks of the decoder.
-        decoder_num_attention_heads (`int`, defaults to 4):
-            Attention heads of the decoder.
-        decoder_intermediate_size (`int`, defaults to 1024):
-            Width of the feed-forward layers of the decoder.
-        alignment_view (`str`, defaults to `"full"`):
-            What is aligned with the report: `"full"`, the whole ECG, or `"masked"`, the patches that masked modelling
-            encodes (one encoder pass instead of two).
+        decoder_num_hidden_layers (`int`, defaults to 2):
+            Residual convolutions of the decoder.
+        num_words (`int`, defaults to 0):
+            Words and phrases of the reports that are predicted from the ECG; 0 for none. [`set_words`] says which.
+        max_ngram (`int`, defaults to 3):
+            Tokens of the longest of these phrases.
         reconstruction_weight (`float`, defaults to 1.0):
             Weight of the masked modelling loss; 0 switches the branch off.
         contrastive_weight (`float`, defaults to 1.0):
-            Weight λ of the contrastive alignment loss; 0 switches the branch off.
+            Weight λ of the contrastive alignment loss; 0 switches it off.
+        word_weight (`float`, defaults to 0.1):
+            Weight of the word prediction loss, which needs `num_words`; 0 switches it off.
         initializer_range (`float`, defaults to 0.02):
-            Standard deviation of the initial mask token.
+            Standard deviation of the initial weights of what is neither a convolution nor a linear layer.
 
     Example:
 
     >>> from modeling_merit import MeritConfig
-    >>> config = MeritConfig(ecg_config={"hidden_size": 384, "num_attention_heads": 6}, mask_ratio=0.5)
+    >>> config = MeritConfig(ecg_config={"hidden_sizes": [32, 64], "depths": [1, 1]}, mask_ratio=0.3)
     >>> config.ecg_config.hidden_size, config.text_config.model_type
-    (384, 'bert')
+    (64, 'bert')
     """
 
     model_type = "merit"
@@ -215,14 +215,14 @@ class MeritConfig(PreTrainedConfig):
     text_pooling: str = "mean"
     logit_scale_init_value: float | int = 2.6593
     logit_scale_max: float | int = 100.0
-    mask_ratio: float | int = 0.75
+    mask_ratio: float | int = 0.5
     decoder_hidden_size: int = 256
-    decoder_num_hidden_layers: int = 4
-    decoder_num_attention_heads: int = 4
-    decoder_intermediate_size: int = 1024
-    alignment_view: str = "full"
+    decoder_num_hidden_layers: int = 2
+    num_words: int = 0
+    max_ngram: int = 3
     reconstruction_weight: float | int = 1.0
     contrastive_weight: float | int = 1.0
+    word_weight: float | int = 0.1
     initializer_range: float = 0.02
     auto_map: dict = field(default_factory=lambda: dict(AUTO_MAP))
 
@@ -230,17 +230,18 @@ class MeritConfig(PreTrainedConfig):
     def from_size(cls, size: str, **fields: Any) -> "MeritConfig":
         """Return the configuration of a named size.
 
-        | size | ECG encoder: width, layers, heads | decoder | text encoder | parameters: ECG, decoder, text, in all |
+        | size | ECG encoder: hidden sizes, depths | decoder | text encoder | parameters: ECG, decoder, text, in all |
         |---|---|---|---|---|
-        | `"tiny"` | 128, 4, 4 | 128, 2, 4 | 128, 3, 4 | 0.80, 0.42, 4.57, 5.99 million |
-        | `"small"` | 384, 8, 6 | 192, 4, 4 | 256, 4, 4 | 14.2, 1.87, 11.1, 27.5 million |
-        | `"base"` | 768, 12, 12 | 256, 4, 4 | 768, 12, 12 | 85.1, 3.37, 109, 198 million |
+        | `"tiny"` | 16-24-32-48, 1-1-1-1 | 64, 1 | 64, 2, 2 | 0.04, 0.05, 2.09, 2.36 million |
+        | `"small"` | 64-128-192-256, 2-2-2-2 | 256, 2 | 128, 3, 4 | 2.38, 0.95, 4.57, 8.20 million |
+        | `"base"` | 128-256-512-768, 3-4-6-3 | 512, 4 | 768, 12, 12 | 35.4, 6.89, 109, 152 million |
 
-        Feed-forward layers are four times as wide. All sizes read 12 leads at 100 Hz in patches of 50 samples. The
-        text encoder is a BERT, counted with its vocabulary of 30,522 tokens; pass `vocab_size` of your tokenizer.
+        All sizes read 12 leads at 100 Hz in patches of 32 samples. The text encoder is a BERT (width, layers, heads;
+        feed-forward layers four times as wide), counted with its vocabulary of 30,522 tokens; pass `vocab_size` of
+        your tokenizer.
 
         Args:
-            size (`str`): `"tiny"` (for a CPU, and the shipped weights), `"small"` or `"base"`.
+            size (`str`): `"tiny"` (for tests and trials), `"small"` (the shipped weights) or `"base"`.
             fields: Other fields of [`MeritConfig`], which replace those of the size. A `dict` for
                 `ecg_config` or `text_config` changes single fields; one that holds `model_type` is taken as a whole.
 
@@ -250,40 +251,43 @@ class MeritConfig(PreTrainedConfig):
         Example:
 
         >>> from modeling_merit import MeritConfig
-        >>> config = MeritConfig.from_size("small", ecg_config={"patch_length": 25}, text_config={"vocab_size": 4000})
-        >>> config.ecg_config.hidden_size, config.ecg_config.patch_length, config.text_config.vocab_size
-        (384, 25, 4000)
+        >>> config = MeritConfig.from_size("small", ecg_config={"kernel_size": 7}, text_config={"vocab_size": 4000})
+        >>> config.ecg_config.hidden_size, config.ecg_config.kernel_size, config.text_config.vocab_size
+        (256, 7, 4000)
         """
         if size not in SIZES:
             raise ValueError(f"Expected a size of {', '.join(SIZES)}, got {size!r}.")
+        (embedding, hidden, depths), (decoder_width, decoder_layers), (width, layers, heads) = SIZES[size].values()
         parts = {
-            part: {
+            "ecg_config": {"embedding_size": embedding, "hidden_sizes": list(hidden), "depths": list(depths)},
+            "text_config": {
                 "hidden_size": width,
                 "num_hidden_layers": layers,
                 "num_attention_heads": heads,
                 "intermediate_size": 4 * width,
-            }
-            for part, (width, layers, heads) in SIZES[size].items()
+            },
         }
-        decoder = {f"decoder_{name}": value for name, value in parts.pop("decoder").items()}
         for part, sized in parts.items():
             given = fields.get(part, {})
             if isinstance(given, dict) and "model_type" not in given:
                 fields[part] = sized | given
-        return cls(**decoder | fields)
+        return cls(**{"decoder_hidden_size": decoder_width, "decoder_num_hidden_layers": decoder_layers} | fields)
 
     def validate_choices(self):
-        check_choice(self, "alignment_view", ("full", "masked"))
         check_choice(self, "text_pooling", ("mean", "cls"))
-        check_heads(self, "decoder_")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"Expected `mask_ratio` between 0 and 1, got {self.mask_ratio}.")
-        if min(self.reconstruction_weight, self.contrastive_weight) < 0 or not (
-            self.reconstruction_weight or self.contrastive_weight
-        ):
+        weights = [self.reconstruction_weight, self.contrastive_weight, self.word_weight * min(self.num_words, 1)]
+        if min(*weights, self.word_weight, self.num_words) < 0 or not any(weights):
             raise ValueError(
-                "Expected `reconstruction_weight` and `contrastive_weight` of at least 0, not both 0, got "
-                f"{self.reconstruction_weight} and {self.contrastive_weight}."
+                "Expected `reconstruction_weight`, `contrastive_weight` and `word_weight` of at least 0, not all 0 "
+                f"(the last counts with `num_words` alone), got {self.reconstruction_weight}, {self.contrastive_weight} "
+                f"and {self.word_weight} with {self.num_words} words."
+            )
+        if self.max_ngram < 1 or (self.text_config.vocab_size + 1) ** self.max_ngram >= 2**63:
+            raise ValueError(
+                f"Expected `max_ngram` of at least 1 whose phrases of {self.text_config.vocab_size} tokens fit "
+                f"63 bits, got {self.max_ngram}."
             )
 
 
@@ -300,9 +304,9 @@ class MeritGenerationConfig(PreTrainedConfig):
             Placeholder of one ECG vector in a prompt; by default the first one after the vocabulary of
             the language model. It needs no embedding.
         num_ecg_tokens (`int`, defaults to 24):
-            Vectors per ECG; a multiple of the number of leads for the `"mlp"` projector.
+            Vectors per ECG.
         projector_type (`str`, defaults to `"mlp"`):
-            `"mlp"`, two layers on the means over equal spans of time of every lead, or `"perceiver"`, learned queries.
+            `"mlp"`, two layers on the means over equal spans of the recorded time, or `"perceiver"`, learned queries.
         projector_hidden_act (`str`, defaults to `"gelu"`):
             Activation of the projector.
         perceiver_num_layers (`int`, defaults to 2):
@@ -349,13 +353,9 @@ class MeritGenerationConfig(PreTrainedConfig):
             self.ecg_token_id = self.text_config.vocab_size
 
     def validate_projector(self):
-        leads = len(self.ecg_config.leads)
         check_choice(self, "projector_type", ("mlp", "perceiver"))
-        if self.num_ecg_tokens < 1 or (self.projector_type == "mlp" and self.num_ecg_tokens % leads):
-            raise ValueError(
-                f"Expected `num_ecg_tokens` to be a positive multiple of the {leads} leads for the 'mlp' projector, "
-                f"got {self.num_ecg_tokens}."
-            )
+        if self.num_ecg_tokens < 1:
+            raise ValueError(f"Expected `num_ecg_tokens` above 0, got {self.num_ecg_tokens}.")
         if self.projector_type == "perceiver" and self.ecg_config.hidden_size % self.perceiver_num_attention_heads:
             raise ValueError(
                 f"Expected `perceiver_num_attention_heads` to divide the width {self.ecg_config.hidden_size} of the "

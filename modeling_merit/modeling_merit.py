@@ -1,14 +1,11 @@
 """PyTorch MERIT models: an ECG encoder, an ECG-text dual encoder, their pre-training and an ECG classifier.
 
 Independent implementation of the idea of "Information-theoretic Multimodal Representation Learning for
-Electrocardiogram Signals" (arXiv:2605.27583). Masked modelling follows masked autoencoders (He et al., 2022),
-alignment follows CLIP (Radford et al., 2021); `objective_merit.py` gives the bounds. The decoder never sees text
-and no attention goes from text to the ECG.
+Electrocardiogram Signals" (arXiv:2605.27583). The encoder is a residual network (He et al., 2016), masked modelling
+follows masked autoencoders (He et al., 2022), alignment follows CLIP (Radford et al., 2021); `objective_merit.py`
+gives the bounds. The decoder never sees text and nothing of the text enters the ECG encoder.
 """
 
-import copy
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +14,8 @@ from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
@@ -28,13 +23,17 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_merit import MeritConfig, MeritEcgConfig
 from .objective_merit import (
+    bag_of_words,
     contrastive_loss,
+    ngram_keys,
     patchify,
     random_masking,
     reconstruction_information,
     reconstruction_loss,
     report_fingerprints,
     text_information,
+    word_information,
+    word_loss,
 )
 
 
@@ -43,23 +42,21 @@ class MeritEcgModelOutput(ModelOutput):
     """Output of [`MeritEcgModel`].
 
     Args:
-        last_hidden_state (`torch.FloatTensor` of shape `(batch, tokens, hidden_size)`):
-            One vector per patch, lead by lead; only the visible ones when `visible_patches` was given.
-        pooler_output (`torch.FloatTensor` of shape `(batch, hidden_size)`):
-            Mean of the vectors of valid patches: the feature for probes and classifiers.
-        token_mask (`torch.BoolTensor` of shape `(batch, tokens)`, *optional*):
-            True where `last_hidden_state` belongs to a valid patch; `None` when all do.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch, positions, hidden_size)`):
+            One vector per `patch_length` samples; zero where nothing was recorded.
+        pooler_output (`torch.FloatTensor` of shape `(batch, pooler_size)`):
+            Mean and maximum of the vectors within each window, averaged over the windows: the feature for probes and
+            classifiers.
+        token_mask (`torch.BoolTensor` of shape `(batch, positions)`, *optional*):
+            True where any lead was recorded; `None` when all were throughout.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-            With `output_hidden_states=True`, the output of every block.
-        attentions (`tuple(torch.FloatTensor)`, *optional*):
-            With `output_attentions=True` and eager attention, the weights of every block.
+            With `output_hidden_states=True`, the output of every stage, `(batch · windows, channels, positions)`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
     pooler_output: torch.FloatTensor | None = None
     token_mask: torch.BoolTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -67,14 +64,26 @@ class MeritOutput(ModelOutput):
     """Output of [`MeritModel`].
 
     Args:
+        loss (`torch.FloatTensor`, *optional*): With `return_loss=True`, the symmetric InfoNCE in nats.
         logits_per_ecg (`torch.FloatTensor` of shape `(ecgs, texts)`): Scaled cosine similarities.
+        logits_per_text (`torch.FloatTensor` of shape `(texts, ecgs)`): The same, transposed.
         ecg_embeds (`torch.FloatTensor` of shape `(ecgs, projection_dim)`): Unit vectors.
         text_embeds (`torch.FloatTensor` of shape `(texts, projection_dim)`): Unit vectors.
+        ecg_model_output ([`MeritEcgModelOutput`]): Output of the ECG encoder.
+        text_model_output (`BaseModelOutputWithPooling`): Output of the text encoder.
     """
 
+    loss: torch.FloatTensor | None = None
     logits_per_ecg: torch.FloatTensor | None = None
+    logits_per_text: torch.FloatTensor | None = None
     ecg_embeds: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
+    ecg_model_output: MeritEcgModelOutput | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        nested = ("ecg_model_output", "text_model_output")
+        return tuple(self[name].to_tuple() if name in nested else self[name] for name in self)
 
 
 @dataclass
@@ -82,38 +91,35 @@ class MeritForPreTrainingOutput(ModelOutput):
     """Output of [`MeritForPreTraining`]; what belongs to a branch that is switched off is `None`.
 
     Args:
-        loss (`torch.FloatTensor`): `reconstruction_weight · reconstruction_loss + contrastive_weight ·
-            contrastive_loss`.
+        loss (`torch.FloatTensor`): The three losses, weighted as the configuration says.
         reconstruction_loss (`torch.FloatTensor`): Mean-square error on masked, standardised patches.
         contrastive_loss (`torch.FloatTensor`): Symmetric InfoNCE in nats.
+        word_loss (`torch.FloatTensor`): Cross-entropy of the words of the reports, nats per report.
         reconstruction_information (`torch.FloatTensor`): `½ log(1 / reconstruction_loss)`, nats per masked sample.
-        text_information (`torch.FloatTensor`): `log B - contrastive_loss`, a lower bound in nats on I(Z;T).
-        reconstruction (`torch.FloatTensor` of shape `(batch, tokens, patch_length)`): Standardised patches as
+        text_information (`torch.FloatTensor`): `log B - InfoNCE`, a lower bound in nats on I(Z;T). The InfoNCE of the
+            bound keeps equal reports in its denominator, which the loss leaves out.
+        word_information (`torch.FloatTensor`): Nats per report that the words gain from the ECG, summed over words.
+        reconstruction (`torch.FloatTensor` of shape `(batch, leads, patches, patch_length)`): Standardised patches as
             predicted.
-        masked_patches (`torch.BoolTensor` of shape `(batch, tokens)`): True at masked patches.
+        masked_patches (`torch.BoolTensor` of shape `(batch, leads, patches)`): True at masked patches.
         ecg_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): Unit vectors.
         text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): Unit vectors.
+        hidden_states (`tuple(torch.FloatTensor)`, *optional*): As in [`MeritEcgModelOutput`]; the masked views follow
+            the full ones.
     """
 
     loss: torch.FloatTensor | None = None
     reconstruction_loss: torch.FloatTensor | None = None
     contrastive_loss: torch.FloatTensor | None = None
+    word_loss: torch.FloatTensor | None = None
     reconstruction_information: torch.FloatTensor | None = None
     text_information: torch.FloatTensor | None = None
+    word_information: torch.FloatTensor | None = None
     reconstruction: torch.FloatTensor | None = None
     masked_patches: torch.BoolTensor | None = None
     ecg_embeds: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
-
-
-def pad_samples(
-    values: torch.Tensor, mask: torch.Tensor | None, padding: int
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return (batch, leads, samples) with `padding` more samples, and the mask, which is False at them."""
-    if not padding:
-        return values, mask
-    mask = torch.ones_like(values, dtype=torch.bool) if mask is None else mask
-    return nn.functional.pad(values, (0, padding)), nn.functional.pad(mask, (0, padding))
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
 def masked_mean(vectors: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -124,119 +130,96 @@ def masked_mean(vectors: torch.Tensor, mask: torch.Tensor | None) -> torch.Tenso
     return (vectors * weights).sum(dim=-2) / weights.sum(dim=-2).clamp(min=1)
 
 
-class MeritEcgPositions(nn.Module):
-    """Position of a patch: fixed sin-cos of its time in seconds, plus a learned vector for its lead."""
+class MeritEcgConvolution(nn.Module):
+    """Convolution and batch normalisation; the number of positions is divided by the stride."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, stride: int = 1):
+        super().__init__()
+        self.convolution = nn.Conv1d(inputs, outputs, kernel_size, stride, kernel_size // 2, bias=False)
+        self.normalization = nn.BatchNorm1d(outputs)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.normalization(self.convolution(hidden_states))
+
+
+class MeritEcgStem(nn.Module):
+    """From samples and their visibility, two channels per lead, to a quarter of the positions.
+
+    As nothing but zeros stands where no lead is visible, before every convolution, what is computed of a record does
+    not depend on the length it is padded to.
+    """
 
     def __init__(self, config: MeritEcgConfig):
         super().__init__()
-        self.config = config
-        self.lead_embedding = nn.Embedding(len(config.leads), config.hidden_size)
-
-    def forward(self, num_patches: int) -> torch.Tensor:
-        """Return (leads · patches, hidden_size)."""
-        config, leads = self.config, self.lead_embedding.weight
-        half = config.hidden_size // 2
-        seconds = torch.arange(num_patches, device=leads.device) * (config.patch_length / config.sampling_rate)
-        ratio = math.log(config.max_wavelength / config.min_wavelength)
-        wavelengths = config.min_wavelength * torch.exp(
-            torch.arange(half, device=leads.device) * (ratio / max(half - 1, 1))
+        size, leads = config.embedding_size, len(config.leads)
+        sizes = ((2 * leads, size, 2), (size, size, 1), (size, config.hidden_sizes[0], 1))
+        self.convolutions = nn.ModuleList(
+            MeritEcgConvolution(inputs, outputs, config.kernel_size, stride) for inputs, outputs, stride in sizes
         )
-        angles = 2 * math.pi * seconds[:, None] / wavelengths
-        time = torch.cat([angles.sin(), angles.cos()], dim=1).to(leads.dtype)
-        return (leads[:, None] + time[None]).flatten(0, 1)
+        self.act = ACT2FN[config.hidden_act]
 
+    def forward(self, values: torch.Tensor, visible: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (batch, channels, positions) and (batch, 1, positions), 1 where any lead is visible.
 
-class MeritEcgEmbeddings(nn.Module):
-    """Patches to tokens: their shape through a linear layer, plus their mean and standard deviation and position."""
-
-    def __init__(self, config: MeritEcgConfig):
-        super().__init__()
-        self.patch_norm = nn.LayerNorm(config.patch_length, eps=config.layer_norm_eps)
-        self.patch_projection = nn.Linear(config.patch_length, config.hidden_size)
-        self.token_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.amplitude_projection = (
-            nn.Linear(2, config.hidden_size, bias=False) if config.amplitude_embedding else None
-        )
-        self.positions = MeritEcgPositions(config)
-
-    def forward(self, patches: torch.Tensor, num_patches: int, visible: torch.Tensor | None = None) -> torch.Tensor:
-        positions = self.positions(num_patches)
-        if visible is not None:
-            patches = patches.gather(1, visible[..., None].expand(-1, -1, patches.shape[-1]))
-            positions = positions[visible]
-        tokens = self.token_norm(self.patch_projection(self.patch_norm(patches))) + positions
-        if self.amplitude_projection is not None:
-            deviation, mean = torch.std_mean(patches, dim=-1, correction=0)
-            # 0.01 mV: the resolution of an ECG print-out, below which a deviation is noise.
-            tokens = tokens + self.amplitude_projection(torch.stack([mean, (deviation + 0.01).log()], dim=-1))
-        return tokens
-
-
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    if attention_mask is not None:
-        weights = weights + attention_mask
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-class MeritEcgQueryKey(nn.Linear):
-    """A projection to queries or keys. Both start as the same orthogonal matrix (after the mimetic initialisation of
-    Trockman and Kolter, 2023), so that a token looks from the start at the same moment in other leads and at the same
-    lead at other moments; otherwise masked modelling gave no more than a constant prediction for hundreds of steps."""
-
-
-class MeritEcgAttention(nn.Module):
-    def __init__(self, config: MeritEcgConfig):
-        super().__init__()
-        self.config = config
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.q_proj = MeritEcgQueryKey(config.hidden_size, config.hidden_size)
-        self.k_proj = MeritEcgQueryKey(config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
-
-    def forward(self, hidden_states, attention_mask=None, **kwargs: Unpack[TransformersKwargs]):
-        shape = (*hidden_states.shape[:-1], -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(shape).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(shape).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        output, weights = attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+        Args:
+            values (`torch.Tensor` of shape `(batch, leads, samples)`): mV, zero where not visible.
+            visible (`torch.Tensor` of that shape): 1 at visible samples, else 0.
+        """
+        hidden_states = torch.cat([values, visible], dim=1)
+        positions = nn.functional.max_pool1d(visible.amax(dim=1, keepdim=True), 2)
+        for convolution in self.convolutions:
+            hidden_states = self.act(convolution(hidden_states)) * positions
+        hidden_states = nn.functional.max_pool1d(nn.functional.pad(hidden_states, (1, 0)), 3, 2)
+        positions = nn.functional.max_pool1d(positions, 2)
+        return hidden_states * positions, positions
 
 
 class MeritEcgLayer(GradientCheckpointingLayer):
-    def __init__(self, config: MeritEcgConfig):
-        super().__init__()
-        self.attention = MeritEcgAttention(config)
-        self.layernorm_before = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.activation_fn = ACT2FN[config.hidden_act]
-        self.dropout = nn.Dropout(config.hidden_dropout)
+    """Two convolutions beside a shortcut that averages before it projects (He et al., CVPR 2019)."""
 
-    def forward(self, hidden_states, attention_mask=None, **kwargs: Unpack[TransformersKwargs]):
-        attended, _ = self.attention(self.layernorm_before(hidden_states), attention_mask, **kwargs)
-        hidden_states = hidden_states + self.dropout(attended)
-        return hidden_states + self.dropout(
-            self.fc2(self.activation_fn(self.fc1(self.layernorm_after(hidden_states))))
+    def __init__(self, config: MeritEcgConfig, inputs: int, outputs: int, stride: int, drop_path: float):
+        super().__init__()
+        self.first = MeritEcgConvolution(inputs, outputs, config.kernel_size, stride)
+        self.second = MeritEcgConvolution(outputs, outputs, config.kernel_size)
+        self.shortcut = MeritEcgConvolution(inputs, outputs, 1) if inputs != outputs else None
+        self.act = ACT2FN[config.hidden_act]
+        self.stride, self.drop_path = stride, drop_path
+
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return (batch, outputs, positions), zero where `positions` of the output is."""
+        shortcut = nn.functional.avg_pool1d(hidden_states, self.stride) if self.stride > 1 else hidden_states
+        if self.shortcut is not None:
+            shortcut = self.shortcut(shortcut)
+        residual = self.second(self.act(self.first(hidden_states)) * positions)
+        if self.training and self.drop_path:
+            kept = torch.rand(residual.shape[0], 1, 1, device=residual.device) >= self.drop_path
+            residual = residual * kept / (1 - self.drop_path)
+        return self.act(residual + shortcut) * positions
+
+
+class MeritEcgStage(nn.Module):
+    """Residual blocks of one width."""
+
+    def __init__(self, config: MeritEcgConfig, index: int):
+        super().__init__()
+        sizes, depth = [config.hidden_sizes[0], *config.hidden_sizes], config.depths[index]
+        self.stride = 2 if index else 1
+        first, last = sum(config.depths[:index]), max(sum(config.depths) - 1, 1)
+        self.layers = nn.ModuleList(
+            MeritEcgLayer(
+                config,
+                sizes[index] if layer == 0 else sizes[index + 1],
+                sizes[index + 1],
+                self.stride if layer == 0 else 1,
+                config.drop_path_rate * (first + layer) / last,
+            )
+            for layer in range(depth)
         )
+
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, positions)
+        return hidden_states
 
 
 class MeritProjectionHead(nn.Module):
@@ -251,40 +234,46 @@ class MeritProjectionHead(nn.Module):
         return nn.functional.normalize(self.fc2(nn.functional.gelu(self.fc1(features))), dim=-1)
 
 
+class MeritDecoderLayer(nn.Module):
+    """A convolution over neighbouring positions, with a shortcut."""
+
+    def __init__(self, size: int, kernel_size: int):
+        super().__init__()
+        self.layernorm = nn.LayerNorm(size)
+        self.convolution = nn.Conv1d(size, size, kernel_size, padding=kernel_size // 2)
+        self.fc = nn.Linear(size, size)
+
+    def forward(self, hidden_states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        mixed = self.convolution((self.layernorm(hidden_states) * positions).transpose(1, 2)).transpose(1, 2)
+        return hidden_states + self.fc(nn.functional.gelu(mixed))
+
+
 class MeritDecoder(nn.Module):
-    """Predict all patches from the visible ones, with a mask token for each of the others."""
+    """Predict all patches of all leads from the vectors of the encoder."""
 
     def __init__(self, config: MeritConfig):
         super().__init__()
-        decoder_config = copy.deepcopy(config.ecg_config)
-        decoder_config.hidden_size = config.decoder_hidden_size
-        decoder_config.num_attention_heads = config.decoder_num_attention_heads
-        decoder_config.intermediate_size = config.decoder_intermediate_size
-        self.config = decoder_config
-        self.embedding = nn.Linear(config.ecg_config.hidden_size, config.decoder_hidden_size)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_hidden_size))
-        self.positions = MeritEcgPositions(decoder_config)
-        self.layers = nn.ModuleList(MeritEcgLayer(decoder_config) for _ in range(config.decoder_num_hidden_layers))
-        self.layernorm = nn.LayerNorm(config.decoder_hidden_size, eps=decoder_config.layer_norm_eps)
-        self.prediction = nn.Linear(config.decoder_hidden_size, decoder_config.patch_length)
+        encoder, size = config.ecg_config, config.decoder_hidden_size
+        self.num_leads = len(encoder.leads)
+        self.embedding = nn.Linear(encoder.hidden_size, size)
+        self.layers = nn.ModuleList(
+            MeritDecoderLayer(size, encoder.kernel_size) for _ in range(config.decoder_num_hidden_layers)
+        )
+        self.layernorm = nn.LayerNorm(size)
+        self.prediction = nn.Linear(size, self.num_leads * encoder.patch_length)
 
-    def forward(self, encoded: torch.Tensor, visible: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
-        """Return (batch, tokens, patch_length).
+    def forward(self, encoded: torch.Tensor, recorded: torch.Tensor) -> torch.Tensor:
+        """Return (batch, leads, patches, patch_length).
 
         Args:
-            encoded (`torch.Tensor` of shape `(batch, visible, hidden_size)`): Output of the encoder.
-            visible (`torch.LongTensor` of shape `(batch, visible)`): Indices of the visible patches among all tokens.
-            token_mask (`torch.BoolTensor` of shape `(batch, tokens)`): True at valid patches.
+            encoded (`torch.Tensor` of shape `(batch, patches, hidden_size)`): Output of the encoder.
+            recorded (`torch.BoolTensor` of shape `(batch, patches)`): Where any lead was recorded, masked or not.
         """
-        batch, tokens = token_mask.shape
-        embedded = self.embedding(encoded)
-        index = visible[..., None].expand_as(embedded)
-        hidden_states = self.mask_token.to(embedded.dtype).expand(batch, tokens, -1).scatter(1, index, embedded)
-        hidden_states = hidden_states + self.positions(tokens // len(self.config.leads))
-        attention_mask = create_bidirectional_mask(self.config, hidden_states, token_mask)
+        hidden_states, positions = self.embedding(encoded), recorded[..., None].to(encoded.dtype)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask)
-        return self.prediction(self.layernorm(hidden_states))
+            hidden_states = layer(hidden_states, positions)
+        predicted = self.prediction(self.layernorm(hidden_states))
+        return predicted.unflatten(2, (self.num_leads, -1)).transpose(1, 2)
 
 
 class MeritPreTrainedModel(PreTrainedModel):
@@ -306,16 +295,18 @@ class MeritPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, MeritEcgQueryKey):
-            # One seed, so that all of one shape are equal.
-            generator = torch.Generator(module.weight.device).manual_seed(0)
-            init.orthogonal_(module.weight, generator=generator)
-        elif isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
+        elif isinstance(module, nn.Conv1d):
+            init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, MeritEcgLayer):
+            init.zeros_(module.second.normalization.weight)  # every block starts as its shortcut
         elif isinstance(module, MeritModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-        elif isinstance(module, MeritDecoder):
-            init.normal_(module.mask_token, std=self.config.initializer_range)
+            if module.word_head is not None:
+                init.zeros_(module.word_head.weight)  # the frequencies of the words alone
+                init.zeros_(module.word_log_odds)
+                init.copy_(module.word_keys, torch.arange(module.word_keys.shape[0]))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
@@ -341,7 +332,10 @@ class MeritPreTrainedModel(PreTrainedModel):
 
 
 class MeritEcgModel(MeritPreTrainedModel):
-    """The ECG encoder: tokens of single-lead patches through pre-LayerNorm transformer blocks.
+    """The ECG encoder: a residual convolutional network that reads all leads and which samples of them are visible.
+
+    Absent leads, padding, missing samples and masked patches are one thing to it: not visible. Batch normalisation
+    uses stored statistics in evaluation mode, so that an ECG gives the same output in any batch.
 
     Example:
 
@@ -349,43 +343,44 @@ class MeritEcgModel(MeritPreTrainedModel):
     >>> from modeling_merit import MeritConfig, MeritEcgModel
     >>> output = MeritEcgModel(MeritConfig.from_size("tiny").ecg_config).eval()(torch.randn(2, 12, 1000))
     >>> output.last_hidden_state.shape, output.pooler_output.shape
-    (torch.Size([2, 240, 128]), torch.Size([2, 128]))
+    (torch.Size([2, 32, 48]), torch.Size([2, 96]))
     """
 
     config: MeritEcgConfig
     input_modalities = ("audio",)
-    _can_record_outputs = {"hidden_states": MeritEcgLayer, "attentions": MeritEcgAttention}
+    _can_record_outputs = {"hidden_states": MeritEcgStage}
     # A dual encoder or pre-training checkpoint holds this encoder under a prefix.
     _checkpoint_keys = {r"^(merit\.)?ecg_model\.": ""}
     _keys_to_ignore_on_load_unexpected = [
         r"text_model",
         r"projection\.fc",
         r"logit_scale",
+        r"word_",
         r"decoder\.",
         r"classifier\.",
     ]
 
     def __init__(self, config: MeritEcgConfig):
         super().__init__(config)
-        self.embeddings = MeritEcgEmbeddings(config)
-        self.layers = nn.ModuleList(MeritEcgLayer(config) for _ in range(config.num_hidden_layers))
-        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.stem = MeritEcgStem(config)
+        self.stages = nn.ModuleList(MeritEcgStage(config, index) for index in range(len(config.hidden_sizes)))
         self.post_init()
 
-    def patch_mask(self, ecg_mask: torch.Tensor) -> torch.Tensor:
-        """Return (batch, leads, patches), True where enough samples of (batch, leads, samples) are recorded."""
-        coverage = ecg_mask.unflatten(2, (-1, self.config.patch_length)).float().mean(dim=-1)
-        return coverage >= self.config.min_patch_coverage
+    def get_input_embeddings(self):
+        return self.stem.convolutions[0]
+
+    def set_input_embeddings(self, value):
+        self.stem.convolutions[0] = value
 
     def prepare_inputs(
         self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the inputs padded to whole patches, with zeros where nothing was recorded.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the inputs padded to whole patches, or whole windows where there are several, and their mask.
 
         Raises:
             ValueError: If a shape is not (batch, leads, samples) with the leads of the configuration.
         """
-        if input_values.ndim != 3 or input_values.shape[1] != len(self.config.leads) or not input_values.shape[2]:
+        if input_values.ndim != 3 or input_values.shape[1] != len(self.config.leads) or input_values.shape[2] == 0:
             raise ValueError(
                 f"Expected `input_values` of shape (batch, {len(self.config.leads)}, samples) with the rows "
                 f"{', '.join(self.config.leads)}, got {tuple(input_values.shape)}. Use the feature extractor."
@@ -395,30 +390,13 @@ class MeritEcgModel(MeritPreTrainedModel):
                 f"Expected `ecg_mask` of the shape of `input_values`, {tuple(input_values.shape)}, got "
                 f"{tuple(ecg_mask.shape)}."
             )
-        ecg_mask = None if ecg_mask is None else ecg_mask.bool()
-        input_values, ecg_mask = pad_samples(input_values, ecg_mask, -input_values.shape[2] % self.config.patch_length)
-        if ecg_mask is not None:
-            input_values = input_values.masked_fill(~ecg_mask, 0.0)
-        return input_values.to(self.dtype), ecg_mask
-
-    def split_windows(
-        self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None, int]:
-        """Return (batch · windows, leads, samples of a window) and the number of windows per ECG."""
-        length = round(self.config.window_seconds * self.config.sampling_rate)
-        windows = -(-input_values.shape[2] // length)
-        if windows == 1:
-            return input_values, ecg_mask, 1
-        input_values, ecg_mask = pad_samples(input_values, ecg_mask, windows * length - input_values.shape[2])
-        input_values = input_values.unflatten(2, (windows, length)).transpose(1, 2).flatten(0, 1)
-        if ecg_mask is not None:
-            ecg_mask = ecg_mask.unflatten(2, (windows, length)).transpose(1, 2).flatten(0, 1)
-        return input_values, ecg_mask, windows
-
-    def join_windows(self, tokens: torch.Tensor, batch: int, num_patches: int) -> torch.Tensor:
-        """Return (batch, leads · num_patches, width), lead by lead, of (batch · windows, tokens per window, width)."""
-        tokens = tokens.unflatten(1, (len(self.config.leads), -1)).unflatten(0, (batch, -1))
-        return tokens.transpose(1, 2).flatten(2, 3)[:, :, :num_patches].flatten(1, 2)
+        ecg_mask = torch.ones_like(input_values, dtype=torch.bool) if ecg_mask is None else ecg_mask.bool()
+        length, window = self.config.patch_length, self.config.window_length
+        if window is not None and input_values.shape[2] > window:
+            length = window
+        padding = -input_values.shape[2] % length
+        input_values = nn.functional.pad(input_values.masked_fill(~ecg_mask, 0.0), (0, padding))
+        return input_values.to(self.dtype), nn.functional.pad(ecg_mask, (0, padding))
 
     @merge_with_config_defaults
     @capture_outputs
@@ -426,67 +404,50 @@ class MeritEcgModel(MeritPreTrainedModel):
         self,
         input_values: torch.FloatTensor,
         ecg_mask: torch.BoolTensor | None = None,
-        visible_patches: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MeritEcgModelOutput:
         r"""
         Args:
             input_values (`torch.FloatTensor` of shape `(batch, leads, samples)`):
-                ECG in mV (or as the feature extractor normalises it) at `config.sampling_rate`, rows as
-                `config.leads`.
+                ECG in mV as the feature extractor prepares it, at `config.sampling_rate`, rows as `config.leads`.
             ecg_mask (`torch.BoolTensor` of shape `(batch, leads, samples)`, *optional*):
-                True at recorded samples; the values elsewhere (absent leads, padding) do not matter.
-            visible_patches (`torch.LongTensor` of shape `(batch, visible)`, *optional*):
-                Indices of the patches to encode; all others are masked (see `random_masking`).
+                True at visible samples; the values elsewhere (absent leads, padding, missing samples) do not matter.
 
         Raises:
             ValueError: If a shape is not as above.
         """
-        input_values, ecg_mask = self.prepare_inputs(input_values, ecg_mask)
-        batch, num_patches = len(input_values), input_values.shape[2] // self.config.patch_length
-        windows = 1
-        if visible_patches is None and self.config.window_seconds is not None:
-            input_values, ecg_mask, windows = self.split_windows(input_values, ecg_mask)
-        patches = patchify(input_values, self.config.patch_length)
-        hidden_states = self.embeddings(patches, patches.shape[1] // len(self.config.leads), visible_patches)
-        token_mask = None
-        if ecg_mask is not None:
-            token_mask = self.patch_mask(ecg_mask).flatten(1)
-            if visible_patches is not None:
-                token_mask = token_mask.gather(1, visible_patches)
-        attended = token_mask
-        if token_mask is not None:
-            # A softmax over nothing is NaN; a record without a valid patch attends to all, and its output is not used.
-            attended = token_mask | ~token_mask.any(dim=1, keepdim=True)
-        attention_mask = create_bidirectional_mask(self.config, hidden_states, attended)
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, attention_mask, **kwargs)
-        hidden_states = self.layernorm(hidden_states)
+        patches = -(-input_values.shape[2] // self.config.patch_length)
+        complete = ecg_mask is None
+        values, visible = self.prepare_inputs(input_values, ecg_mask)
+        window = self.config.window_length
+        windows = 1 if window is None or values.shape[2] <= window else values.shape[2] // window
         if windows > 1:
-            hidden_states = self.join_windows(hidden_states, batch, num_patches)
-            if token_mask is not None:
-                token_mask = self.join_windows(token_mask[..., None], batch, num_patches)[..., 0]
+            values, visible = (
+                part.unflatten(2, (windows, window)).transpose(1, 2).flatten(0, 1) for part in (values, visible)
+            )
+        hidden_states, positions = self.stem(values, visible.to(values.dtype))
+        for stage in self.stages:
+            if stage.stride > 1:
+                positions = nn.functional.max_pool1d(positions, 2)
+            hidden_states = stage(hidden_states, positions)
+        hidden_states = hidden_states.transpose(1, 2)
+        token_mask = positions[:, 0] > 0
+        # A window without any visible sample counts for nothing; an ECG of such windows has the feature zero.
+        largest = hidden_states.masked_fill(~token_mask[..., None], -torch.inf).amax(dim=1)
+        recorded = token_mask.any(dim=1)
+        largest = largest.masked_fill(~recorded[:, None], 0.0)
+        pooled = torch.cat([masked_mean(hidden_states, token_mask), largest], dim=1)
+        if windows > 1:
+            pooled = masked_mean(pooled.unflatten(0, (-1, windows)), recorded.unflatten(0, (-1, windows)))
+            hidden_states = hidden_states.unflatten(0, (-1, windows)).flatten(1, 2)[:, :patches]
+            token_mask = token_mask.unflatten(0, (-1, windows)).flatten(1, 2)[:, :patches]
         return MeritEcgModelOutput(
-            last_hidden_state=hidden_states,
-            pooler_output=masked_mean(hidden_states, token_mask),
-            token_mask=token_mask,
+            last_hidden_state=hidden_states, pooler_output=pooled, token_mask=None if complete else token_mask
         )
-
-    def get_lead_features(
-        self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
-        """Return (batch, leads, hidden_size): the mean over time of the vectors of each lead of `forward`'s inputs.
-
-        It has as many times the values of the pooled feature, the mean over leads too, as there are leads, and tells
-        them apart. A lead without a valid patch is zero.
-        """
-        output, shape = self(input_values, ecg_mask, **kwargs), (len(self.config.leads), -1)
-        mask = None if output.token_mask is None else output.token_mask.unflatten(1, shape)
-        return masked_mean(output.last_hidden_state.unflatten(1, shape), mask)
 
 
 class MeritModel(MeritPreTrainedModel):
-    """The dual encoder: an ECG encoder, a text encoder, and a projection head for each.
+    """The dual encoder: an ECG encoder, a text encoder, a projection head for each, and a head that predicts words.
 
     Example:
 
@@ -506,16 +467,22 @@ class MeritModel(MeritPreTrainedModel):
         self.text_model = AutoModel.from_config(config.text_config)
         if getattr(self.text_model, "pooler", None) is not None:
             self.text_model.pooler = None  # never used here; DDP would wait for its gradient
-        self.ecg_projection = MeritProjectionHead(config.ecg_config.hidden_size, config)
+        self.dropout = nn.Dropout(config.ecg_config.hidden_dropout)
+        self.ecg_projection = MeritProjectionHead(config.ecg_config.pooler_size, config)
         self.text_projection = MeritProjectionHead(config.text_config.hidden_size, config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        self.word_head = None
+        if config.num_words:
+            self.word_head = nn.Linear(config.ecg_config.pooler_size, config.num_words)
+            self.register_buffer("word_keys", torch.arange(config.num_words))
+            self.register_buffer("word_log_odds", torch.zeros(config.num_words))
         self.post_init()
 
     @classmethod
     def from_ecg_text_pretrained(
         cls, ecg_model: str | MeritEcgModel, text_model: str | PreTrainedModel, **config_kwargs
     ):
-        """Return the model of a trained ECG encoder and a trained text encoder; only the two heads are new.
+        """Return the model of a trained ECG encoder and a trained text encoder; only the heads are new.
 
         Args:
             ecg_model (`str` or [`MeritEcgModel`]): The ECG encoder, or a folder or Hub id of any MERIT checkpoint.
@@ -539,6 +506,27 @@ class MeritModel(MeritPreTrainedModel):
     def set_input_embeddings(self, value):
         self.text_model.set_input_embeddings(value)
 
+    @torch.no_grad()
+    def set_words(self, word_keys: torch.Tensor, frequencies: torch.Tensor) -> None:
+        """Say which words and phrases the model predicts, and how often they stand in the training reports.
+
+        Args:
+            word_keys (`torch.LongTensor` of shape `(num_words,)`): From `ngram_keys`, each once.
+            frequencies (`torch.Tensor` of shape `(num_words,)`): Fraction of the reports that hold each, above 0 and
+                below 1.
+
+        Raises:
+            ValueError: If there are not `config.num_words`, one is there twice, or a frequency is 0 or 1.
+        """
+        order = word_keys.argsort()
+        keys, frequencies = word_keys[order], frequencies[order]
+        if len(keys) != self.config.num_words or len(keys.unique()) < len(keys) or len(frequencies) != len(keys):
+            raise ValueError(f"Expected {self.config.num_words} different words, got {len(keys.unique())}.")
+        if not ((frequencies > 0) & (frequencies < 1)).all():
+            raise ValueError("Expected frequencies above 0 and below 1: a word of none or all tells nothing.")
+        self.word_keys.copy_(keys)
+        self.word_log_odds.copy_(frequencies.logit())
+
     def get_logit_scale(self) -> torch.Tensor:
         """Return the factor of the cosine similarities, `exp(logit_scale)` but at most `config.logit_scale_max`."""
         return self.logit_scale.exp().clamp(max=self.config.logit_scale_max)
@@ -547,16 +535,45 @@ class MeritModel(MeritPreTrainedModel):
         self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
         """Return unit vectors (batch, projection_dim) of ECGs (batch, leads, samples) in mV."""
-        return self.ecg_projection(self.ecg_model(input_values, ecg_mask, **kwargs).pooler_output)
+        return self.ecg_projection(self.dropout(self.ecg_model(input_values, ecg_mask, **kwargs).pooler_output))
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
         """Return unit vectors (batch, projection_dim) of tokens (batch, length)."""
-        hidden = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs).last_hidden_state
-        if self.config.text_pooling == "cls":
-            return self.text_projection(hidden[:, 0])
-        return self.text_projection(masked_mean(hidden, attention_mask))
+        return self._project_text(self._encode_text(input_ids, attention_mask, **kwargs), attention_mask)
+
+    def get_word_evidence(self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return `log q(word | ECG) - log p(word)` of ECGs, (batch, num_words): nats by which each word is likelier
+        with the ECG than without.
+
+        Raises:
+            ValueError: If the model predicts no words.
+        """
+        if self.word_head is None:
+            raise ValueError("Expected a model that predicts words, got one with `num_words` 0.")
+        logits = self.get_word_logits(self.ecg_model(input_values, ecg_mask).pooler_output)
+        log_sigmoid = nn.functional.logsigmoid
+        return log_sigmoid(logits.float()) - log_sigmoid(self.word_log_odds.float())
+
+    def get_word_logits(self, pooler_output: torch.Tensor) -> torch.Tensor:
+        """Return the log-odds of every word, (batch, num_words), of `pooler_output` of the ECG encoder."""
+        return self.word_head(self.dropout(pooler_output)) + self.word_log_odds
+
+    def get_words(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Return which of the model's words and phrases texts hold, 0 or 1, (texts, num_words)."""
+        vocabulary, longest = self.config.text_config.vocab_size, self.config.max_ngram
+        return bag_of_words(ngram_keys(input_ids, attention_mask, vocabulary, longest), self.word_keys)
+
+    def _encode_text(self, input_ids, attention_mask, input_values=None, ecg_mask=None, **kwargs):
+        """Text encoder; what a processor gives of ECGs beside the text is left aside."""
+        return self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+
+    def _project_text(self, encoded, attention_mask):
+        hidden = encoded.last_hidden_state
+        return self.text_projection(
+            hidden[:, 0] if self.config.text_pooling == "cls" else masked_mean(hidden, attention_mask)
+        )
 
     @can_return_tuple
     def forward(
@@ -565,6 +582,7 @@ class MeritModel(MeritPreTrainedModel):
         ecg_mask: torch.BoolTensor | None = None,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        return_loss: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MeritOutput:
         r"""
@@ -572,24 +590,40 @@ class MeritModel(MeritPreTrainedModel):
             input_values, ecg_mask (*optional*): ECGs, as [`MeritEcgModel`] takes them.
             input_ids (`torch.LongTensor` of shape `(texts, length)`, *optional*): Tokens of the texts.
             attention_mask (`torch.Tensor` of shape `(texts, length)`, *optional*): 0 at padding.
+            return_loss (`bool`, *optional*): Whether to return the InfoNCE of ECGs and texts, pair by pair.
 
         Raises:
-            ValueError: If neither ECGs nor texts are given.
+            ValueError: If neither ECGs nor texts are given, or a loss is asked for without as many of both.
         """
         if input_values is None and input_ids is None:
             raise ValueError("Expected `input_values`, `input_ids` or both, got neither.")
-        ecg_embeds = text_embeds = logits_per_ecg = None
+        output = MeritOutput()
         if input_values is not None:
-            ecg_embeds = self.get_ecg_features(input_values, ecg_mask, **kwargs)
+            output.ecg_model_output = self.ecg_model(input_values, ecg_mask, **kwargs)
+            output.ecg_embeds = self.ecg_projection(self.dropout(output.ecg_model_output.pooler_output))
         if input_ids is not None:
-            text_embeds = self.get_text_features(input_ids, attention_mask)
-        if ecg_embeds is not None and text_embeds is not None:
-            logits_per_ecg = self.get_logit_scale() * ecg_embeds @ text_embeds.T
-        return MeritOutput(logits_per_ecg=logits_per_ecg, ecg_embeds=ecg_embeds, text_embeds=text_embeds)
+            output.text_model_output = self._encode_text(input_ids, attention_mask, **kwargs)
+            output.text_embeds = self._project_text(output.text_model_output, attention_mask)
+        if output.ecg_embeds is not None and output.text_embeds is not None:
+            output.logits_per_ecg = self.get_logit_scale() * output.ecg_embeds @ output.text_embeds.T
+            output.logits_per_text = output.logits_per_ecg.T
+        if return_loss:
+            if output.logits_per_ecg is None or output.ecg_embeds.shape != output.text_embeds.shape:
+                raise ValueError("Expected one text per ECG for a loss.")
+            output.loss = contrastive_loss(
+                output.ecg_embeds,
+                output.text_embeds,
+                self.get_logit_scale(),
+                report_fingerprints(input_ids, attention_mask),
+            )
+        return output
 
 
 class MeritForPreTraining(MeritPreTrainedModel):
-    """Both branches: a masked autoencoder of the ECG and the contrastive alignment of ECGs with their reports.
+    """The dual encoder with the decoder and losses of pre-training.
+
+    The full view of an ECG is aligned with its report and predicts the report's words; a masked view, in the same
+    batch so that batch normalisation has one set of statistics, predicts its masked patches.
 
     Example:
 
@@ -597,12 +631,13 @@ class MeritForPreTraining(MeritPreTrainedModel):
     >>> from modeling_merit import MeritConfig, MeritForPreTraining
     >>> model = MeritForPreTraining(MeritConfig.from_size("tiny", text_config={"vocab_size": 100}))
     >>> output = model(torch.randn(2, 12, 1000), input_ids=torch.tensor([[5, 6], [7, 8]]))
-    >>> output.masked_patches.sum(dim=1).tolist()
-    [180, 180]
+    >>> output.reconstruction.shape, output.loss.isfinite().item()
+    (torch.Size([2, 12, 32, 32]), True)
     """
 
     _new_modules = ("decoder.",)
     _keys_to_ignore_on_load_unexpected = [r"text_model\.pooler\."]
+    accepts_loss_kwargs = False  # a mean over the batch, to be averaged over the steps of gradient accumulation
 
     def __init__(self, config: MeritConfig):
         super().__init__(config)
@@ -627,49 +662,64 @@ class MeritForPreTraining(MeritPreTrainedModel):
         ecg_mask: torch.BoolTensor | None = None,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        noise: torch.FloatTensor | None = None,
+        return_loss: bool | None = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MeritForPreTrainingOutput:
         r"""
         Args:
             input_values, ecg_mask: ECGs, as [`MeritEcgModel`] takes them.
             input_ids, attention_mask (*optional*):
-                Their reports, as [`MeritModel`] takes texts; not needed when `config.contrastive_weight` is 0.
+                Their reports, as [`MeritModel`] takes texts; not needed when `contrastive_weight` and `word_weight` of
+                the configuration are 0.
+            noise (`torch.FloatTensor` of shape `(batch, leads, patches)`, *optional*):
+                What `random_masking` draws, to repeat a mask.
+            return_loss (`bool`, *optional*): Always returned; the argument tells `Trainer.evaluate` so.
 
         Raises:
-            ValueError: If the contrastive branch is on and there are no reports, or not one per ECG.
+            ValueError: If a branch needs reports and there are none, or not one per ECG.
         """
-        config, encoder = self.config, self.merit.ecg_model
-        if config.contrastive_weight and (input_ids is None or len(input_ids) != len(input_values)):
+        config, merit = self.config, self.merit
+        words = bool(config.word_weight and config.num_words)
+        with_text = bool(config.contrastive_weight) or words
+        batch = input_values.shape[0]
+        if with_text and (input_ids is None or input_ids.shape[0] != batch):
             raise ValueError(
-                f"Expected one report per ECG ({len(input_values)}), got "
-                f"{'none' if input_ids is None else len(input_ids)}. Without reports, set `contrastive_weight` to 0."
+                f"Expected one report per ECG ({batch}), got {'none' if input_ids is None else input_ids.shape[0]}. "
+                "Without reports, set `contrastive_weight` and `word_weight` to 0."
             )
         output, terms = MeritForPreTrainingOutput(), []
-        if config.reconstruction_weight or config.alignment_view == "masked":
-            values, mask = encoder.prepare_inputs(input_values, ecg_mask)
-            valid = encoder.patch_mask(torch.ones_like(values, dtype=torch.bool) if mask is None else mask)
-            visible, output.masked_patches = random_masking(valid, config.mask_ratio)
-            encoded = encoder(values, mask, visible_patches=visible, **kwargs)
+        values, recorded = merit.ecg_model.prepare_inputs(input_values, ecg_mask)
+        views = [(values, recorded)] if with_text else []
+        if config.reconstruction_weight:
+            recorded_patches = patchify(recorded, config.ecg_config.patch_length)
+            output.masked_patches = random_masking(recorded_patches.any(dim=3), config.mask_ratio, noise)
+            counted = recorded_patches & output.masked_patches[..., None]
+            views.append((values, recorded & ~counted.flatten(2)))
+        # One pass, so that batch normalisation has the same statistics for both views.
+        encoded = merit.ecg_model(*(torch.cat(parts) for parts in zip(*views)), **kwargs)
+        output.hidden_states = encoded.hidden_states
         if config.reconstruction_weight:
             patches = patchify(values, config.ecg_config.patch_length)
-            output.reconstruction = self.decoder(encoded.last_hidden_state, visible, valid.flatten(1))
-            output.reconstruction_loss = reconstruction_loss(output.reconstruction, patches, output.masked_patches)
+            output.reconstruction = self.decoder(
+                encoded.last_hidden_state[-batch:], recorded_patches.any(dim=3).any(dim=1)
+            )
+            output.reconstruction_loss = reconstruction_loss(output.reconstruction, patches, counted)
             output.reconstruction_information = reconstruction_information(output.reconstruction_loss.detach())
             terms.append(config.reconstruction_weight * output.reconstruction_loss)
         if config.contrastive_weight:
-            if config.alignment_view == "masked":
-                output.ecg_embeds = self.merit.ecg_projection(encoded.pooler_output)
-            else:
-                output.ecg_embeds = self.merit.get_ecg_features(input_values, ecg_mask, **kwargs)
-            output.text_embeds = self.merit.get_text_features(input_ids, attention_mask)
-            output.contrastive_loss = contrastive_loss(
-                output.ecg_embeds,
-                output.text_embeds,
-                self.merit.get_logit_scale(),
-                report_fingerprints(input_ids, attention_mask),
-            )
-            output.text_information = text_information(output.contrastive_loss.detach(), len(input_ids))
+            output.ecg_embeds = merit.ecg_projection(merit.dropout(encoded.pooler_output[:batch]))
+            output.text_embeds = merit.get_text_features(input_ids, attention_mask)
+            pairs = (output.ecg_embeds, output.text_embeds, merit.get_logit_scale())
+            output.contrastive_loss = contrastive_loss(*pairs, report_fingerprints(input_ids, attention_mask))
+            with torch.no_grad():
+                output.text_information = text_information(contrastive_loss(*pairs), batch)
             terms.append(config.contrastive_weight * output.contrastive_loss)
+        if words:
+            bags = merit.get_words(input_ids, attention_mask)
+            output.word_loss = word_loss(merit.get_word_logits(encoded.pooler_output[:batch]), bags)
+            output.word_information = word_information(output.word_loss.detach(), merit.word_log_odds)
+            terms.append(config.word_weight * output.word_loss)
         output.loss = sum(terms)
         return output
 
@@ -678,8 +728,9 @@ class MeritForEcgClassification(MeritPreTrainedModel):
     """The ECG encoder with a linear head on its pooled feature.
 
     `problem_type` of the configuration chooses the loss: `"multi_label_classification"` (labels of 0 and 1, binary
-    cross-entropy) or `"single_label_classification"` (class indices, cross-entropy). Loads the ECG encoder of any
-    MERIT checkpoint.
+    cross-entropy), `"single_label_classification"` (class indices, cross-entropy) or `"regression"` (mean-square
+    error). Where it is absent the labels say it: one output is regression, integers are classes, else several labels.
+    Loads the ECG encoder of any MERIT checkpoint.
 
     Example:
 
@@ -697,11 +748,13 @@ class MeritForEcgClassification(MeritPreTrainedModel):
     _checkpoint_keys = {r"^merit\.ecg_model\.": "ecg_model."}
     _new_modules = ("classifier.",)
     _keys_to_ignore_on_load_unexpected = MeritEcgModel._keys_to_ignore_on_load_unexpected[:-1]
+    accepts_loss_kwargs = False  # a mean over the batch, to be averaged over the steps of gradient accumulation
 
     def __init__(self, config: MeritEcgConfig):
         super().__init__(config)
         self.ecg_model = MeritEcgModel(config)
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.classifier = nn.Linear(config.pooler_size, config.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -718,23 +771,28 @@ class MeritForEcgClassification(MeritPreTrainedModel):
             labels (`torch.Tensor` of shape `(batch, num_labels)` or `(batch,)`, *optional*): As `problem_type` asks.
 
         Raises:
-            ValueError: If labels are given and `problem_type` is neither of the two.
+            ValueError: If labels are given and `problem_type` is none of the three.
         """
         encoded = self.ecg_model(input_values, ecg_mask, **kwargs)
-        logits = self.classifier(encoded.pooler_output)
+        logits = self.classifier(self.dropout(encoded.pooler_output))
         loss = None
         if labels is not None:
-            if self.config.problem_type == "multi_label_classification":
-                loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float())
-            elif self.config.problem_type == "single_label_classification":
-                loss = nn.functional.cross_entropy(logits.float(), labels)
-            else:
-                raise ValueError(
-                    "Expected `config.problem_type` 'multi_label_classification' or 'single_label_classification', "
-                    f"got {self.config.problem_type!r}."
-                )
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=encoded.hidden_states, attentions=encoded.attentions
+            loss = self._loss(logits.float(), labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.config.problem_type is None:
+            several = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+            self.config.problem_type = "regression" if self.config.num_labels == 1 else several
+        if self.config.problem_type == "multi_label_classification":
+            return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+        if self.config.problem_type == "single_label_classification":
+            return nn.functional.cross_entropy(logits, labels)
+        if self.config.problem_type == "regression":
+            return nn.functional.mse_loss(logits.squeeze(-1), labels.float().view_as(logits.squeeze(-1)))
+        raise ValueError(
+            "Expected `config.problem_type` 'multi_label_classification', 'single_label_classification' or "
+            f"'regression', got {self.config.problem_type!r}."
         )
 
 

@@ -1,7 +1,7 @@
 """MERIT before a language model: encoded ECGs replace the placeholders `<|ecg|>` in the prompts of any causal LM.
 
-The language model is given the vectors of the patches, not the contrastive embedding, so that it can also use what
-reports seldom name. Not a medical device: generated text is research output, not for clinical use.
+The language model is given the vectors of the positions in time, not the contrastive embedding, so that it can also
+use what reports seldom name. Not a medical device: generated text is research output, not for clinical use.
 """
 
 from typing import Any
@@ -18,33 +18,31 @@ from .modeling_merit import MeritEcgModel, MeritPreTrainedModel
 
 
 class MeritMlpProjector(nn.Module):
-    """Means over spans of time of every lead, through two linear layers (as LLaVA-1.5, Liu et al., 2023)."""
+    """Means over equal spans of the recorded time, through two linear layers (as LLaVA-1.5, Liu et al., 2023).
+
+    The spans divide the positions that were recorded, wherever they stand, so that padding changes nothing.
+    """
 
     def __init__(self, config: MeritGenerationConfig):
         super().__init__()
         ecg_size, text_size = config.ecg_config.hidden_size, config.text_config.hidden_size
-        self.num_leads = len(config.ecg_config.leads)
-        self.spans = config.num_ecg_tokens // self.num_leads
-        self.absent = nn.Parameter(torch.zeros(ecg_size))  # used for a span in which nothing was recorded
+        self.spans = config.num_ecg_tokens
+        self.absent = nn.Parameter(torch.zeros(ecg_size))  # used for an ECG of which nothing was recorded
         self.fc1 = nn.Linear(ecg_size, text_size)
         self.act = ACT2FN[config.projector_hidden_act]
         self.fc2 = nn.Linear(text_size, text_size)
 
     def forward(self, tokens: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
-        tokens = tokens.unflatten(1, (self.num_leads, -1))
+        """Return (batch, num_ecg_tokens, width of the LM) of (batch, positions, hidden_size)."""
         if token_mask is None:
-            pooled = self._mean_of_spans(tokens)
-        else:
-            valid = token_mask.unflatten(1, (self.num_leads, -1))[..., None].to(tokens.dtype)
-            pooled, fraction = self._mean_of_spans(tokens * valid), self._mean_of_spans(valid)
-            pooled = torch.where(fraction > 0, pooled / fraction.clamp(min=1e-6), self.absent)
+            token_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        counts = token_mask.sum(dim=1)[:, None, None].float()
+        ends = token_mask.cumsum(dim=1)[:, None, :].float()  # a recorded position covers (end - 1, end)
+        borders = torch.arange(self.spans + 1, device=tokens.device)[None, :, None] * counts / self.spans
+        overlap = torch.minimum(ends, borders[:, 1:]) - torch.maximum(ends - 1, borders[:, :-1])
+        weights = overlap.clamp(min=0) * token_mask[:, None, :] * self.spans / counts.clamp(min=1)
+        pooled = torch.where(counts > 0, weights.to(tokens.dtype) @ tokens, self.absent)
         return self.fc2(self.act(self.fc1(pooled)))
-
-    def _mean_of_spans(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return (batch, leads · spans, size) of (batch, leads, patches, size)."""
-        batch = len(tokens)
-        pooled = nn.functional.adaptive_avg_pool1d(tokens.flatten(0, 1).transpose(1, 2), self.spans)
-        return pooled.transpose(1, 2).reshape(batch, self.num_leads * self.spans, -1)
 
 
 class MeritPerceiverLayer(nn.Module):
@@ -99,8 +97,9 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
 
     >>> import torch
     >>> from modeling_merit import MeritForConditionalGeneration, MeritGenerationConfig
-    >>> encoder = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    >>> config = MeritGenerationConfig(ecg_config=encoder, text_config={**encoder, "vocab_size": 50}, ecg_token_id=50)
+    >>> encoder = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+    >>> language_model = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+    >>> config = MeritGenerationConfig(ecg_config=encoder, text_config=language_model, ecg_token_id=50)
     >>> model = MeritForConditionalGeneration(config).eval()
     >>> prompt = torch.tensor([[*[50] * config.num_ecg_tokens, 7, 8]])
     >>> text = model.generate(prompt, input_values=torch.randn(1, 12, 1000), max_new_tokens=4, min_new_tokens=4)

@@ -13,6 +13,7 @@ def augment_ecg(
     wander_mv: float = 0.1,
     noise_mv: float = 0.02,
     lead_dropout: float = 0.5,
+    gap_probability: float = 0.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ECGs cropped, scaled, disturbed and with leads masked, each record with its own random numbers.
 
@@ -28,10 +29,12 @@ def augment_ecg(
         noise_mv (`float`, defaults to 0.02): Largest standard deviation in mV of white noise.
         lead_dropout (`float`, defaults to 0.5): Probability that a record loses a random number of its leads; at
             least one lead always stays.
+        gap_probability (`float`, defaults to 0.0): Probability that up to half of a record's time is masked in all
+            leads, as missing samples and the padding of short records are.
 
     Returns:
         `tuple(np.ndarray, np.ndarray)`: Signals, float32 of shape (batch, leads, samples of the crop), and the mask
-        of the same shape that is False on lost leads.
+        of the same shape that is False on lost leads and in gaps.
 
     Raises:
         ValueError: If a crop longer than the signals is asked for.
@@ -61,7 +64,12 @@ def augment_ecg(
     lost = rng.random((batch, leads)) < rng.uniform(0, 1, size=(batch, 1))
     lost &= rng.random((batch, 1)) < lead_dropout
     lost[np.arange(batch), rng.integers(0, leads, size=batch)] = False
-    return out, np.broadcast_to(~lost[:, :, None], out.shape)
+    mask = np.broadcast_to(~lost[:, :, None], out.shape)
+    if gap_probability:
+        gaps = rng.uniform(0, length / 2, size=(batch, 1)) * (rng.random((batch, 1)) < gap_probability)
+        first, place = rng.uniform(0, length - gaps), np.arange(length)
+        mask = mask & ((place < first) | (place >= first + gaps))[:, None]
+    return out, mask
 
 
 __all__ = ["augment_ecg"]

@@ -14,6 +14,7 @@ import numpy as np
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
 
+from .conditioning import remove_drift
 from .leads import STANDARD_LEADS, canonical_leads, derive_limb_leads
 from .resampling import WINDOW, resample, resample_invalid
 from .signal_quality import (
@@ -55,6 +56,9 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             Rate of the result in Hz. Other rates are resampled by polyphase filtering.
         leads (`list[str]`, *optional*):
             Lead of each row of the result. Defaults to the twelve standard leads, I to V6.
+        high_pass (`float`, *optional*, defaults to 0.5):
+            Electrode offset and drift below this frequency in Hz are taken off every lead (see `remove_drift`); `None`
+            leaves them in.
         normalization (`str`, *optional*, defaults to `"none"`):
             `"none"` (millivolts), `"lead_zscore"` (each lead to mean 0, deviation 1; hides the absolute voltage that
             hypertrophy and low voltage are read from) or `"record_zscore"` (one mean and deviation per record).
@@ -72,7 +76,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             Shortest ECG that is accepted.
         max_seconds (`float`, *optional*, defaults to 30.0):
             Longest ECG that is accepted.
-        patch_length (`int`, *optional*, defaults to 50):
+        patch_length (`int`, *optional*, defaults to 32):
             Batches are padded to a multiple of this number of samples, the patch of the model.
         padding_value (`float`, *optional*, defaults to 0.0):
             Value of every sample that `ecg_mask` marks as not recorded.
@@ -96,6 +100,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         feature_size: int = 12,
         sampling_rate: int = 100,
         leads: Sequence[str] | None = None,
+        high_pass: float | None = 0.5,
         normalization: str = "none",
         nan_policy: str = "raise",
         derive_leads: bool = True,
@@ -103,13 +108,14 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         truncation: bool = False,
         min_seconds: float = 2.5,
         max_seconds: float = 30.0,
-        patch_length: int = 50,
+        patch_length: int = 32,
         padding_value: float = 0.0,
         resample_window: Sequence[Any] = WINDOW,
         **kwargs: Any,
     ):
         super().__init__(feature_size=feature_size, sampling_rate=sampling_rate, padding_value=padding_value, **kwargs)
         self.leads = list(canonical_leads(STANDARD_LEADS if leads is None else leads))
+        self.high_pass = high_pass
         self.normalization = _one_of("normalization", normalization, NORMALIZATIONS)
         self.nan_policy = _one_of("nan_policy", nan_policy, NAN_POLICIES)
         self.derive_leads = derive_leads
@@ -129,6 +135,10 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         if sampling_rate <= 0 or patch_length < 1:
             raise ValueError(
                 f"Expected a positive `sampling_rate` and `patch_length`, got {sampling_rate} and {patch_length}."
+            )
+        if high_pass is not None and not 0 < high_pass < sampling_rate / 2:
+            raise ValueError(
+                f"Expected `high_pass` above 0 and below half the sampling rate, or None, got {high_pass}."
             )
 
     def __call__(
@@ -200,6 +210,36 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         if return_quality:
             data["quality"] = quality
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["quality"])
+
+    def condition(self, signal: np.ndarray) -> np.ndarray:
+        """
+        Take offset and drift off, as the field `high_pass` says.
+
+        Args:
+            signal (`np.ndarray` of shape `(..., samples)`): Millivolts at `self.sampling_rate`, finite, and as long as
+                the record is: what is cut from it is cut afterwards.
+
+        Returns:
+            `np.ndarray`: float32 of the same shape.
+        """
+        return signal if self.high_pass is None else remove_drift(signal, self.sampling_rate, self.high_pass)
+
+    def prepare(self, signal: np.ndarray) -> np.ndarray:
+        """
+        Condition and normalise complete ECGs at `self.sampling_rate`: what `__call__` does with them.
+
+        Args:
+            signal (`np.ndarray` of shape `(..., leads, samples)`): Millivolts, finite, with the rows of `self.leads`.
+
+        Example:
+
+        >>> ecg = np.random.default_rng(0).normal(size=(12, 1000)).astype(np.float32)
+        >>> feature_extractor = MeritFeatureExtractor()
+        >>> inputs = feature_extractor(ecg, 100, feature_extractor.leads, "mV", return_tensors="np")
+        >>> bool(np.allclose(inputs["input_values"][0, :, :1000], feature_extractor.prepare(ecg), atol=1e-5))
+        True
+        """
+        return self.normalize(self.condition(signal))
 
     def normalize(self, signal: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """
@@ -276,7 +316,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         peak_to_peak = np.ptp(signal, axis=-1)
         warn_amplitude(peak_to_peak.max(axis=-1), indices, stacklevel=4)
 
-        resampled = resample(signal, rate, self.sampling_rate, self.resample_window)
+        resampled = self.condition(resample(signal, rate, self.sampling_rate, self.resample_window))
         unknown = None if invalid is None else resample_invalid(invalid, rate, self.sampling_rate)
 
         rows = {lead: resampled[:, i] for i, lead in enumerate(leads)}

@@ -38,7 +38,7 @@ def load_tables(args):
     for split in ("train", "validation"):
         table = load_split(args, split)
         total = len(table)
-        if args.contrastive_weight:
+        if args.contrastive_weight or args.word_weight:
             table = table.select([i for i, report in enumerate(table["report"]) if report and report.strip()])
         if len(table) < 2:
             raise SystemExit(
@@ -49,9 +49,9 @@ def load_tables(args):
 
 
 def read_signals(view, rows, sampling_rate, extractor):
-    """Return signals of a table in mV at the extractor's sampling rate: (rows, 12, samples) float32."""
+    """Return signals of a table in mV at the extractor's sampling rate, conditioned: (rows, 12, samples) float32."""
     signals = view.signals(rows).astype(np.float32) / MICROVOLTS_PER_MILLIVOLT
-    return resample(signals, sampling_rate, extractor.sampling_rate, extractor.resample_window)
+    return extractor.condition(resample(signals, sampling_rate, extractor.sampling_rate, extractor.resample_window))
 
 
 class EcgReportPairs(Dataset):
@@ -83,6 +83,7 @@ class EcgReportPairs(Dataset):
                 lead_dropout=args.lead_dropout,
                 noise_mv=args.noise_mv,
                 wander_mv=args.wander_mv,
+                gap_probability=args.gap_probability,
             )
         elif crop:
             signals = signals[..., : round(crop * rate)]

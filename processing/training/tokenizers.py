@@ -1,9 +1,14 @@
 """Tokenizers trained on the texts of a data set."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from modeling_merit.objective_merit import ngram_keys
 
 ECG_TOKEN = "<|ecg|>"
 """The token of a prompt whose place the tokens of an ECG take."""
@@ -41,4 +46,35 @@ def train_byte_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizer
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, padding_side="left", **names)
 
 
-__all__ = ["ECG_TOKEN", "train_byte_bpe", "train_wordpiece"]
+def frequent_ngrams(
+    input_ids: Sequence[Sequence[int]], vocab_size: int, max_ngram: int, min_reports: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the words and phrases that enough tokenised reports hold, but not all of them.
+
+    Args:
+        input_ids (sequence of sequences of `int`): Tokens of the training reports.
+        vocab_size (`int`): Tokens of the tokenizer.
+        max_ngram (`int`): Tokens of the longest phrase.
+        min_reports (`int`): Reports that hold a phrase, at least.
+
+    Returns:
+        `tuple(np.ndarray, np.ndarray)`: Keys as `ngram_keys` gives them, int64, ascending, and the fraction of the
+        reports that hold each, float32.
+
+    Example:
+
+    >>> keys, frequencies = frequent_ngrams([[1, 2], [1, 3], [1, 2], [4]], vocab_size=9, max_ngram=2, min_reports=2)
+    >>> keys.tolist(), frequencies.tolist()
+    ([2, 3, 23], [0.75, 0.5, 0.5])
+    """
+    counts: Counter[int] = Counter()
+    for ids in input_ids:
+        if len(ids):
+            keys = ngram_keys(torch.tensor([ids]), None, vocab_size, max_ngram)
+            counts.update(set(keys[keys >= 0].tolist()))
+    kept = sorted(key for key, count in counts.items() if min_reports <= count < len(input_ids))
+    frequencies = np.array([counts[key] / len(input_ids) for key in kept], dtype=np.float32)
+    return np.array(kept, dtype=np.int64), frequencies
+
+
+__all__ = ["ECG_TOKEN", "frequent_ngrams", "train_byte_bpe", "train_wordpiece"]
