@@ -82,7 +82,7 @@ def report_checkpoint(tiny_tokenizer: "PreTrainedTokenizerFast", tmp_path_factor
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|ecg|>"]})
     config = MeritGenerationConfig(ecg_config=ENCODER, text_config=TRANSFORMER | ids, num_ecg_tokens=12)
     folder = tmp_path_factory.mktemp("report_checkpoint")
-    build(MeritForConditionalGeneration, config).save_pretrained(folder)
+    build(MeritForConditionalGeneration, config, seed=2).save_pretrained(folder)
     MeritProcessor(MeritFeatureExtractor(), tokenizer, num_ecg_tokens=12).save_pretrained(folder)
     return str(folder)
 

@@ -245,13 +245,13 @@ def test_wrong_shapes_are_named(ecg_model, values, mask, message):
 
 def test_hidden_states(ecg_model):
     output = ecg_model(ecgs(), output_hidden_states=True)
-    assert [state.shape for state in output.hidden_states] == [(2, 8, 126), (2, 63, 16)]
-    assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
+    assert [state.shape for state in output.hidden_states] == [(2, 8, 126), (2, 8, 126), (2, 16, 63)]
+    assert torch.equal(output.hidden_states[-1].transpose(1, 2), output.last_hidden_state)
     assert ecg_model(ecgs()).hidden_states is None
     assert torch.equal(ecg_model(ecgs(), return_dict=False)[0], output.last_hidden_state)
     classifier = build(MeritForEcgClassification, ecg_config())
     states = classifier(ecgs(), output_hidden_states=True).hidden_states
-    assert states[-1].shape == (2, 63, 16) and classifier(ecgs()).hidden_states is None
+    assert states[-1].shape == (2, 16, 63) and classifier(ecgs()).hidden_states is None
 
 
 def pretraining_model(**fields) -> MeritForPreTraining:
@@ -433,7 +433,7 @@ def test_classification_losses():
         MeritForEcgClassification, ecg_config(num_labels=3, problem_type="multi_label_classification"), seed=1
     )
     output = model(values, labels=labels)
-    probability = output.logits.sigmoid()
+    probability = output.logits.double().sigmoid()
     expected = -(labels * probability.log() + (1 - labels) * (1 - probability).log()).mean()
     assert output.loss.item() == pytest.approx(expected.item(), abs=1e-5)
     assert torch.equal(output.logits, model.classifier(model.ecg_model(values).pooler_output))
