@@ -6,7 +6,7 @@ follows masked autoencoders (He et al., 2022), alignment follows CLIP (Radford e
 gives the bounds. The decoder never sees text and nothing of the text enters the ECG encoder.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -37,6 +37,12 @@ from .objective_merit import (
 )
 
 
+def fields_in_order(output: ModelOutput) -> tuple[Any, ...]:
+    """Return what an output holds in the order of its fields, the loss first, and not in that of their assignment."""
+    values = (getattr(output, field.name) for field in fields(output))
+    return tuple(value for value in values if value is not None)
+
+
 @dataclass
 class MeritEcgModelOutput(ModelOutput):
     """Output of [`MeritEcgModel`].
@@ -50,8 +56,8 @@ class MeritEcgModelOutput(ModelOutput):
         token_mask (`torch.BoolTensor` of shape `(batch, positions)`, *optional*):
             True where any lead was recorded; `None` when all were throughout.
         hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-            With `output_hidden_states=True`, the output of every stage but the last, `(batch · windows, channels,
-            positions)`, and `last_hidden_state`.
+            With `output_hidden_states=True`, the outputs of the stem and of every stage but the last, `(batch ·
+            windows, channels, positions)`, and `last_hidden_state`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
@@ -83,8 +89,8 @@ class MeritOutput(ModelOutput):
     text_model_output: BaseModelOutputWithPooling | None = None
 
     def to_tuple(self) -> tuple[Any, ...]:
-        nested = ("ecg_model_output", "text_model_output")
-        return tuple(self[name].to_tuple() if name in nested else self[name] for name in self)
+        values = fields_in_order(self)
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in values)
 
 
 @dataclass
@@ -121,6 +127,9 @@ class MeritForPreTrainingOutput(ModelOutput):
     ecg_embeds: torch.FloatTensor | None = None
     text_embeds: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return fields_in_order(self)
 
 
 def masked_mean(vectors: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -245,7 +245,7 @@ def test_wrong_shapes_are_named(ecg_model, values, mask, message):
 
 def test_hidden_states(ecg_model):
     output = ecg_model(ecgs(), output_hidden_states=True)
-    assert [state.shape for state in output.hidden_states] == [(2, 8, 126), (2, 63, 16)]
+    assert [state.shape for state in output.hidden_states] == [(2, 8, 126), (2, 8, 126), (2, 63, 16)]
     assert torch.equal(output.hidden_states[-1], output.last_hidden_state)
     assert ecg_model(ecgs()).hidden_states is None
     assert torch.equal(ecg_model(ecgs(), return_dict=False)[0], output.last_hidden_state)
