@@ -322,7 +322,9 @@ def test_offset_and_line_are_taken_off(offset, slope, rate):
         warnings.simplefilter("ignore")  # 50 mV of drift are called implausible
         found, expected = (extract(one, **facts)["input_values"] for one in (moved, ecg))
     inner = slice(50, -50)  # resampling sees the ends of an offset
-    np.testing.assert_allclose(found[..., inner], expected[..., inner], atol=5e-3 + 2e-5 * abs(offset))
+    np.testing.assert_allclose(
+        found[..., inner], expected[..., inner], atol=5e-3 + 1e-3 * abs(slope) + 2e-5 * abs(offset)
+    )
 
 
 def test_the_saved_cut_off_is_loaded(tmp_path):
