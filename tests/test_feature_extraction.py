@@ -119,11 +119,14 @@ def test_the_unit_does_not_matter(unit):
 @given(st.sets(st.sampled_from(LEADS), min_size=1), st.sampled_from(["none", "lead_zscore"]))
 @settings(deadline=None, max_examples=40)
 def test_present_leads_do_not_depend_on_absent_ones(present, normalization):
-    ecg, extract = make_ecg(300), MeritFeatureExtractor(normalization=normalization, derive_leads=False)
+    ecg, extract = (
+        make_ecg(300),
+        MeritFeatureExtractor(normalization=normalization, derive_leads=False, patch_length=50),
+    )
     rows = [i for i, lead in enumerate(LEADS) if lead in present]
     part = extract(ecg[rows], sampling_rate=100, leads=[LEADS[i] for i in rows], units="mV")
     whole = extract(ecg, **FACTS)["input_values"]
-    np.testing.assert_array_equal(part["input_values"][:, rows], whole[:, rows])
+    np.testing.assert_allclose(part["input_values"][:, rows], whole[:, rows], atol=1e-5)
     assert part["ecg_mask"].all(axis=-1)[0].tolist() == [lead in present for lead in LEADS]
     assert not part["input_values"][~part["ecg_mask"]].any()
 
@@ -338,7 +341,9 @@ def test_offset_and_line_are_taken_off(offset, slope, rate):
         warnings.simplefilter("ignore")  # 50 mV of drift are called implausible
         found, expected = (extract(one, **facts)["input_values"] for one in (moved, ecg))
     inner = slice(50, -50)  # resampling sees the ends of an offset
-    np.testing.assert_allclose(found[..., inner], expected[..., inner], atol=2e-3 + 2e-5 * abs(offset))
+    np.testing.assert_allclose(
+        found[..., inner], expected[..., inner], atol=5e-3 + 1e-3 * abs(slope) + 2e-5 * abs(offset)
+    )
 
 
 def test_the_saved_cut_off_is_loaded(tmp_path):
@@ -619,15 +624,17 @@ def test_what_is_no_ecg_is_refused(extract, ecg, message):
 # --- speed ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_training_batch_is_fast():
-    """256 records of PTB-XL size take 10 to 30 ms of one core. Processor time, since the machine may be busy."""
+@pytest.mark.parametrize(("high_pass", "seconds"), [(None, 0.06), (0.5, 0.3)])
+def test_a_training_batch_is_fast(high_pass, seconds):
+    """256 records of PTB-XL size take 10 to 30 ms of one core, and about 0.1 s with drift taken off. Processor time,
+    since the machine may be busy."""
     batch = (np.stack([make_ecg(seed=i) for i in range(8)] * 32) * 1000).astype(np.int16)
-    extract, best = MeritFeatureExtractor(normalization="lead_zscore"), np.inf
+    extract, best = MeritFeatureExtractor(normalization="lead_zscore", high_pass=high_pass), np.inf
     for _ in range(5):
         start = time.process_time()
         extract(batch, sampling_rate=100, leads=LEADS, units="uV", return_tensors="pt")
         best = min(best, time.process_time() - start)
-    assert best < 0.06
+    assert best < seconds
 
 
 @pytest.mark.parametrize("rate", [100, 360, 499.9, 512, 1000])
