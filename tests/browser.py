@@ -1,5 +1,6 @@
 """A headless Chromium for the tests, driven over a pipe with the Chrome DevTools Protocol; no driver is needed."""
 
+import base64
 import fcntl
 import json
 import os
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 CHROMIUM = os.environ.get("MERIT_CHROMIUM") or next(
@@ -66,15 +68,19 @@ class Browser:
             command["sessionId"] = self.session
         self.commands.write(json.dumps(command).encode() + b"\0")
         while True:
-            answer = b""
-            while not answer.endswith(b"\0"):
-                byte = self.answers.read1(1)
-                assert byte, "the browser stopped"
-                answer += byte
-            content = json.loads(answer[:-1])
+            content = json.loads(self.message())
             if content.get("id") == self.count:
                 assert "error" not in content, content
                 return content["result"]
+
+    def message(self) -> bytes:
+        """Return the next message, up to the zero byte that ends it."""
+        found = bytearray()
+        while not found.endswith(b"\0"):
+            waiting = self.answers.peek()
+            assert waiting, "the browser stopped"
+            found += self.answers.read(waiting.find(b"\0") + 1 or len(waiting))
+        return bytes(found[:-1])
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of a JavaScript expression."""
@@ -82,7 +88,7 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 90) -> Any:
+    def wait(self, expression: str, seconds: float = 180) -> Any:
         """Return the value of an expression once it is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -102,3 +108,12 @@ class Browser:
         found = f"[...document.querySelectorAll('button')].findLast(b => b.innerText.trim() === {json.dumps(text)})"
         self.wait(f"!!{found}")
         self.evaluate(f"{found}.click()")
+
+    def screenshot(self, path: Path, whole: bool = False) -> None:
+        """Save what the window shows, or the whole page, as PNG."""
+        part: dict[str, Any] = {}
+        if whole:
+            size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+            part = {"clip": {**size, "scale": 1}, "captureBeyondViewport": True}
+        shot = self.call("Page.captureScreenshot", format="png", **part)
+        path.write_bytes(base64.b64decode(shot["data"]))

@@ -1,15 +1,17 @@
-"""What the page does, one function per button: read or simulate an ECG, classify, compare, embed, report.
+"""What the page does, one function per result: read or simulate an ECG, compare it with texts, explain, embed it.
 
 Uploads are deleted once read or refused, and nothing about them is printed: what a Space prints is its log.
 """
 
+import base64
 import html
-import json
+import io
 import os
 import re
 import shutil
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,27 +20,36 @@ from functools import cache, wraps
 from pathlib import Path
 
 import gradio as gr
+import wording
 from gradio.utils import get_upload_folder
 
 from modeling_merit.processing.benchmark.prompts import load_prompts
 from modeling_merit.processing.commands.common import REFUSALS
 from modeling_merit.processing.data.simulation import simulate_ecg
+from modeling_merit.processing.explanation import explain, plot_explanation
 from modeling_merit.processing.inference import (
     embed_ecgs,
     embed_prompts,
+    find_checkpoint,
     generate_reports,
     load_checkpoint,
+    load_scorer,
     score_embeddings,
 )
 from modeling_merit.processing.inspection import describe, printable
-from modeling_merit.processing.plotting import DPI, plot_ecg
+from modeling_merit.processing.plotting import plot_ecg
 from modeling_merit.processing.readers import EcgRecord, detect_format, open_source, read_ecg
 from modeling_merit.processing.record import DISCLAIMER
 
-BESIDE = Path(__file__).resolve().parent.parent / "merit-ecg"
+HERE = Path(__file__).resolve().parent
+BESIDE, STATEMENTS_BESIDE = HERE.parent / "merit-ecg", HERE.parent / "merit-ecg-statements"
 MODEL = os.environ.get("MERIT_MODEL") or (str(BESIDE) if BESIDE.is_dir() else "your-name/merit-ecg")
 MODEL_NAME = Path(MODEL).name if Path(MODEL).is_dir() else MODEL  # a folder of the server is nobody's business
+STATEMENTS_MODEL = os.environ.get("MERIT_STATEMENTS_MODEL") or (
+    str(STATEMENTS_BESIDE) if STATEMENTS_BESIDE.is_dir() else None
+)
 REPORT_MODEL = os.environ.get("MERIT_REPORT_MODEL")
+INDEX = os.environ.get("MERIT_INDEX")
 LABEL_SETS = ["superclass", "rhythm", "form", "subclass", "all"]
 CLASSES = ["NORM", "SR", "AFIB", "STACH", "SBRAD", "CLBBB", "CRBBB", "LVH", "IMI", "ASMI", "PVC", "PACE"]
 PIECE_S = 10
@@ -46,6 +57,8 @@ KEPT_S = 600  # seconds that the page remembers an ECG, and that an upload nobod
 MAX_STATEMENTS = 50
 MAX_CHARACTERS = 10_000  # of all statements
 MAX_ERROR = 500
+NEIGHBOURS = 5
+LOADING = threading.RLock()
 FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^/\s'\"]+/)+")
 SEED = 10**6  # of simulated ECGs; the synthetic data set draws from pairs of numbers, never from a single one
 
@@ -57,7 +70,7 @@ def guarded(function):
     def call(*inputs):
         try:
             if not inputs[0]:
-                raise ValueError(f"Upload or simulate an ECG first. It is forgotten after {KEPT_S // 60} minutes.")
+                raise ValueError(f"Upload or choose an ECG first. It is forgotten after {KEPT_S // 60} minutes.")
             return function(*inputs)
         except REFUSALS as error:
             message = str(error)
@@ -131,23 +144,77 @@ def simulate(condition):
     return show(EcgRecord(ecg.signal, ecg.sampling_rate, ecg.leads, notes=(f"its report: {ecg.report}",)), "simulated")
 
 
+def example(number):
+    """Show an example of the page, by its place."""
+    name = list(wording.EXAMPLES)[number]
+    path = HERE / "examples" / f"{name}.hea"
+    return show(published(path), "wfdb") if path.is_file() else simulate(name)
+
+
+def published(path):
+    """Return a record of PTB-XL, which the data set numbers; nothing of its patient is in the file."""
+    note = f"PTB-XL 1.0.3, record {int(path.stem.split('_')[0])}, CC BY 4.0"
+    return replace(read_ecg(path), record_id=None, source=None, notes=(note,))
+
+
+def cards():
+    """Return a small drawing of each example: lead II, 2.5 s at 100 samples a second."""
+    drawn = []
+    for name, alt in wording.EXAMPLES.items():
+        path = HERE / "examples" / f"{name}.hea"
+        record = read_ecg(path) if path.is_file() else simulate_ecg(name, seed=SEED, sampling_rate=500)
+        lead = record.signal[record.leads.index("II"), :1250:5]
+        heights = 35 - 20 * (lead - sorted(lead)[len(lead) // 2])
+        path = "M" + " ".join(f"{x},{y:.1f}" for x, y in enumerate(heights))
+        drawn.append([wording.CARD.format(alt=html.escape(alt), path=path)])
+    return drawn
+
+
 def show(record, format):
-    """Return the record, its plot, what is said of it, and the flags of signal quality."""
-    facts = {name: escaped(value) for name, value in describe(record, format).items() if value is not None}
-    quality = facts.pop("quality", None)
-    return record, plot_ecg(record, dpi=DPI / 2), facts, quality
+    """Return the record, its drawing, and rows of facts with the flags of signal quality, and of measurements."""
+    facts = {name: value for name, value in describe(record, format).items() if value is not None}
+    found = facts.pop("measurements")
+    facts = (facts.pop("quality", None) or {}) | facts | {"beats": found.pop("beats")}
+    rows = [[label, text_of(facts[name])] for name, label in wording.FACTS.items() if name in facts]
+    measured = [
+        [wording.MEASUREMENTS[name], text_of(row["value"]), row["unit"], "yes" if row["valid"] else row["reason"]]
+        for name, row in found.items()
+    ]
+    return record, picture(plot_ecg(record), "drawing", "ECG on millimetre paper"), rows, measured
 
 
-def escaped(value):
-    """Return facts with control characters of all texts escaped."""
+def text_of(value):
+    """Return a fact as text in one line, with control characters escaped."""
     if isinstance(value, dict):
-        return {name: escaped(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [escaped(item) for item in value]
-    return printable(value) if isinstance(value, str) else value
+        return ", ".join(f"{printable(str(name))} {text_of(item)}" for name, item in value.items()) or "-"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(text_of, value)) or "-"
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else printable(str(value))
 
 
-@cache
+def picture(figure, name, alt, caption=DISCLAIMER):
+    """Return a figure as SVG within the page: nothing of it stays on the server."""
+    with io.BytesIO() as file:
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+        svg = base64.b64encode(file.getvalue()).decode()
+    return wording.PICTURE.format(name=name, alt=html.escape(alt), svg=svg, caption=html.escape(caption, quote=False))
+
+
+def once(function):
+    """Keep results, and let one visitor at a time load: what transformers imports late does not bear two."""
+    kept = cache(function)
+
+    @wraps(function)
+    def call(*names):
+        with LOADING:
+            return kept(*names)
+
+    return call
+
+
+@once
 def load(checkpoint, auto_class="AutoModel"):
     """Return model and processor; why they cannot be loaded is said in the log, to who runs the page."""
     try:
@@ -157,7 +224,35 @@ def load(checkpoint, auto_class="AutoModel"):
         raise ValueError("The model of this page cannot be loaded. Its log says why.") from None
 
 
-@cache
+@once
+def load_classifier(checkpoint):
+    """Return the pipeline of the statements model."""
+    from transformers import pipeline
+
+    try:
+        model, extractor = load_scorer(checkpoint)
+    except REFUSALS as error:
+        print(f"{checkpoint}: {error}", file=sys.stderr)
+        raise ValueError("The statements model of this page cannot be loaded. Its log says why.") from None
+    return pipeline("ecg-classification", model=model, feature_extractor=extractor)
+
+
+@once
+def open_index(place):
+    """Return the index of ECGs to compare with, which the model of the page must have made."""
+    from modeling_merit.processing.batch_embedding import checkpoint_fingerprint
+    from modeling_merit.processing.search import EcgIndex
+
+    try:
+        index = EcgIndex(place)
+        index.check_weights(checkpoint_fingerprint(find_checkpoint(MODEL)))
+    except REFUSALS as error:
+        print(f"{place}: {error}", file=sys.stderr)
+        raise ValueError("The index of this page cannot be used. Its log says why.") from None
+    return index
+
+
+@once
 def class_prompts(label_set):
     """Return the prompts of a label set as the model sees them, and a text to show for each class."""
     prompts = load_prompts(label_set)
@@ -173,15 +268,23 @@ def classify(record, label_set):
 @guarded
 def compare(record, statements):
     """Return rows of statement, score and cosine similarity with the ECG."""
-    texts = [line.strip() for line in (statements or "").splitlines() if line.strip()]
-    if len(texts) > MAX_STATEMENTS:
-        raise ValueError(f"Expected at most {MAX_STATEMENTS} statements, got {len(texts)}.")
-    if len(statements or "") > MAX_CHARACTERS:
-        raise ValueError(f"Expected at most {MAX_CHARACTERS} characters, got {len(statements)}.")
-    prompts = embed_prompts(*load(MODEL), texts)
+    classes = wordings(statements)
+    prompts = embed_prompts(*load(MODEL), classes)
     for note in prompts.notes:
         gr.Warning(shown(note))
-    return ranked(record, prompts, texts)
+    return ranked(record, prompts, list(classes))
+
+
+def wordings(statements):
+    """Return the wordings of each statement: one statement a line, " / " between wordings."""
+    lines = [line.strip() for line in (statements or "").splitlines() if line.strip()]
+    if len(lines) > MAX_STATEMENTS:
+        raise ValueError(f"Expected at most {MAX_STATEMENTS} statements, got {len(lines)}.")
+    if len(statements or "") > MAX_CHARACTERS:
+        raise ValueError(f"Expected at most {MAX_CHARACTERS} characters, got {len(statements)}.")
+    if len(set(lines)) < len(lines):
+        raise ValueError("Expected statements that differ, got one more than once. Leave it out.")
+    return {line: [text.strip() for text in line.split(" / ") if text.strip(" /")] or [line] for line in lines}
 
 
 def ranked(record, prompts, names):
@@ -195,9 +298,52 @@ def ranked(record, prompts, names):
 
 
 @guarded
+def explanation(record, statement, statements):
+    """Return the drawing of what speaks for one statement, by default the highest, rather than for the others."""
+    classes = wordings(statements)
+    statement = (statement or "").strip()[:MAX_CHARACTERS]
+    if not statement:
+        statement = ranked(record, embed_prompts(*load(MODEL), classes), list(classes))[0][0]
+    text = wordings(statement)[statement][0]
+    against = [texts[0] for texts in classes.values() if texts[0] != text]
+    found = explain(*load(MODEL), record, text, against=against, n_steps=32, tolerance=0.05)
+    shares = sorted(found.lead_shares().items(), key=lambda item: -item[1])[:4]
+    caption = f"Most of it in {', '.join(f'{lead} ({share:.0%})' for lead, share in shares)}. {DISCLAIMER}"
+    return picture(plot_explanation(record, found), "explanation", f"What speaks for {printable(text, 60)}", caption)
+
+
+@guarded
+def statements(record):
+    """Return rows of statement, probability, threshold, and whether it is reached, the most probable first."""
+    classifier = load_classifier(STATEMENTS_MODEL)
+    config = classifier.model.config
+    names = {label: texts[0] for label, texts in load_prompts("all").items()}
+    thresholds = dict(zip(config.id2label.values(), getattr(config, "thresholds", None) or [0.5] * config.num_labels))
+    rows = []
+    for row in classifier(record):
+        label, score = row["label"], row["score"]
+        name = f"{label} ({names[label]})" if label in names else label
+        rows.append([name, round(score, 3), round(thresholds[label], 3), "●" if score >= thresholds[label] else ""])
+    return rows
+
+
+@guarded
+def similar(record):
+    """Return rows of similarity and what the index says of the nearest ECGs."""
+    index = open_index(INDEX)
+    columns = [name for name in ("record_id", "age", "sex", "report") if name in index.columns]
+    found = index.search(embed_ecgs(*load(MODEL), record)[0].numpy(), k=NEIGHBOURS, columns=columns)
+    return [
+        [round(row["similarity"], 3), ", ".join(text_of(row[name]) for name in columns)]
+        for row in found.to_dict("records")
+    ]
+
+
+@guarded
 def embed(record):
+    """Return the unit vector of the ECG, to be saved by the browser."""
     embedding = embed_ecgs(*load(MODEL), record)[0].tolist()
-    return json.dumps({"model": MODEL_NAME, "disclaimer": DISCLAIMER, "embedding": embedding})
+    return {"model": MODEL_NAME, "disclaimer": DISCLAIMER, "embedding": embedding}
 
 
 @guarded
@@ -207,5 +353,10 @@ def report(record, language):
     return f"{generate_reports(model, processor, record, language=language, **options)[0]}\n\n{DISCLAIMER}"
 
 
-def statements_in(language):
-    return "\n".join(texts[0] for texts in load_prompts("all", [language], CLASSES).values())
+def suggested():
+    """Return statements to begin with, in English and German."""
+    return "\n".join(" / ".join(texts) for texts in zip(*map(first_wordings, ("en", "de"))))
+
+
+def first_wordings(language):
+    return [texts[0] for texts in load_prompts("all", [language], CLASSES).values()]
