@@ -100,6 +100,8 @@ def logistic_probe(
         fits[c] = np.zeros((train_x.shape[1] + 1, train_y.shape[1]))
         fits[c][:-1, trained], fits[c][-1, trained] = axes @ weights[:-1], weights[-1]
         macro[c] = float(np.nanmean(auroc(val_y, _probabilities(val_x, fits[c], train_y))))
+        if [*macro.values()][-3:] == sorted([*macro.values()][-3:], reverse=True) and len(macro) >= 3:
+            break  # it has fallen twice; larger values of C fit longer and only worse
     best = max(macro, key=lambda c: macro[c])
     val, test = (_probabilities(x, fits[best], train_y) for x in (val_x, test_x))
     return ProbeResult(val, test, best, macro)
