@@ -33,7 +33,7 @@ assert (embed("me/heart") == embed(sys.argv[1])).all()
 LOAD_DATASET = """
 from datasets import load_dataset
 rows = load_dataset("me/ptb-xl", "100hz")
-print({split: rows[split]["ecg_id"] for split in ("validation", "test")}, rows["train"].features["signal"].dtype)
+print({split: list(rows[split]["ecg_id"]) for split in ("validation", "test")}, rows["train"].features["signal"].dtype)
 """
 
 
