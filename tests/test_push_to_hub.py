@@ -62,6 +62,7 @@ def checkpoint(tiny_tokenizer, tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # starts several processes
 def test_a_model_is_listed_then_pushed_and_loads_back(checkpoint, loopback_hub, tmp_path):
     dry = run(loopback_hub, tmp_path, SCRIPT, "model", checkpoint, "me/heart", "--dry_run")
     assert loopback_hub.requests == [] and "license: apache-2.0" in dry and "A heart." in dry
@@ -78,6 +79,7 @@ def test_a_model_is_listed_then_pushed_and_loads_back(checkpoint, loopback_hub, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # starts several processes
 def test_ptb_xl_is_pushed_as_parquet_and_loads_back(toy_ptb_xl_dir, loopback_hub, tmp_path):
     printed = run(loopback_hub, tmp_path, SCRIPT, "dataset", toy_ptb_xl_dir, "me/ptb-xl")
     files = loopback_hub.files("me/ptb-xl", "datasets")
@@ -89,6 +91,7 @@ def test_ptb_xl_is_pushed_as_parquet_and_loads_back(toy_ptb_xl_dir, loopback_hub
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # starts several processes
 def test_the_space_is_pushed_with_the_package_beside_it(loopback_hub, tmp_path):
     space = ROOT / "hub_cards" / "space"
     run(loopback_hub, tmp_path, SCRIPT, "space", space, "me/page", "--model", "me/heart")
@@ -122,6 +125,7 @@ def test_what_cannot_be_published_is_refused(arguments, message, tmp_path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # starts several processes
 def test_pretraining_pushes_its_model_and_not_its_checkpoints(loopback_hub, tmp_path, monkeypatch):
     data = ("--dataset", "synthetic", "--num_records", 60, "--batch_size", 8, "--size", "tiny", "--min_reports", 5)
     push = ("--push_to_hub", "--hub_model_id", "me/trained", "--max_train_steps", 2, "--checkpointing_steps", 1)
