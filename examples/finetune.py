@@ -27,6 +27,7 @@ from modeling_merit.processing.benchmark.tasks import load_task
 from modeling_merit.processing.metrics.thresholds import tune_thresholds
 from modeling_merit.processing.probing.embeddings import load_extractor, weights_fingerprint
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
+from modeling_merit.processing.training.publishing import PUSH_OPTIONS, check_push, push_output
 from modeling_merit.processing.training.run import settings
 from modeling_merit.processing.training.supervised import Schedule, train_classifier
 
@@ -34,6 +35,7 @@ OPTIONS = (
     *("model", "run", "tasks", "label_fraction", "epochs", "patience", "batch_size", "weight_decay"),
     *("dataset", "path_column", "label_columns", "patient_column", "split_column", "seconds", "on_error", "num_proc"),
     *("crop_seconds", "mixed_precision", "seed", "output_dir", "output", "predictions"),
+    *PUSH_OPTIONS,
 )
 
 
@@ -75,6 +77,7 @@ def main():
     check_sizes(parser, args)
     if args.dataset == "ptb_xl" and args.data_dir is None:
         parser.error("Expected --data_dir, the folder of PTB-XL, or --dataset, a data set of your own.")
+    check_push(parser, args)
 
     origin = provenance(seed=args.seed)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
@@ -108,6 +111,7 @@ def main():
     for task in tasks:
         probabilities = {split: by_task[task.name] for split, by_task in outcome.probabilities.items()}
         record_run(args, origin, task, probabilities, f" (epoch {outcome.best_epoch})", **fields)
+    push_output(args, about)
 
 
 if __name__ == "__main__":

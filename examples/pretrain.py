@@ -25,6 +25,7 @@ from modeling_merit.processing.data import normalize_report
 from modeling_merit.processing.training.checkpoints import check_output_dir
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.pairs import EcgReportPairs, load_tables
+from modeling_merit.processing.training.publishing import PUSH_OPTIONS, check_push, push_output
 from modeling_merit.processing.training.run import RUN_OPTIONS, cosine_schedule, settings, start, train
 from modeling_merit.processing.training.tokenizers import frequent_ngrams, train_wordpiece
 
@@ -38,6 +39,7 @@ def parse_args():
     parser = option_parser(
         __doc__,
         *(name for name in RUN_OPTIONS if name != "weight_decay"),
+        *PUSH_OPTIONS,
         "batch_size",
         "warmup_ratio",
         crop_seconds={"default": 2.56},
@@ -81,6 +83,7 @@ def parse_args():
         )
     check_sizes(parser, args)
     check_output_dir(parser, args)
+    check_push(parser, args)
     return args
 
 
@@ -198,6 +201,7 @@ def main():
         about = data | {"settings": settings(args), "parameters": parameters}
         about |= {"mixed_precision": accelerator.mixed_precision}
         write_json(args.output_dir / "pretraining_results.json", origin | about | outcome)
+        push_output(args, origin | about)
     accelerator.end_training()
 
 

@@ -28,6 +28,7 @@ from modeling_merit.processing.benchmark.results import data_fingerprint, proven
 from modeling_merit.processing.probing.embeddings import weights_fingerprint
 from modeling_merit.processing.training.checkpoints import check_output_dir
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
+from modeling_merit.processing.training.publishing import PUSH_OPTIONS, check_push, push_output
 from modeling_merit.processing.training.report_pairs import Answers, LengthBatches, load_reports, make_examples
 from modeling_merit.processing.training.run import (
     RUN_OPTIONS,
@@ -46,6 +47,7 @@ def parse_args():
     parser = option_parser(
         __doc__,
         *RUN_OPTIONS,
+        *PUSH_OPTIONS,
         data_dir={"required": False},
         epochs={"default": 10},
         batch_size={"default": 64, "help": "Examples per process and forward pass."},
@@ -76,7 +78,13 @@ def parse_args():
     if ("question" in args.tasks) != (args.questions is not None):
         parser.error("Expected --questions FILE together with --tasks question, got one without the other.")
     check_sizes(parser, args)
+    if args.push_to_hub and args.train_language_model == "lora":
+        parser.error(
+            "Expected --train_language_model full or none with --push_to_hub, got lora: adapters name the folder of "
+            "their base on this machine, and would not load from the Hub."
+        )
     check_output_dir(parser, args)
+    check_push(parser, args)
     return args
 
 
@@ -242,6 +250,7 @@ def main():
         about = data | {"settings": settings(args), "trained_parameters": trained}
         about |= {"encoding_seconds": round(encoding_seconds, 1)}
         write_json(args.output_dir / "report_training_results.json", origin | about | outcome)
+        push_output(args, origin | about)
     accelerator.end_training()
 
 

@@ -396,7 +396,7 @@ def _on_ray(
         import ray
         import ray.data
     except ImportError:
-        raise ImportError('Ray is not installed. Install it: pip install "merit-ecg[ray]".') from None
+        raise ImportError('Ray is not installed. Install it: pip install "ray[data]>=2.50,<3".') from None
     own = not ray.is_initialized()
     if own:
         quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}

@@ -98,7 +98,7 @@ def plot_ecg(
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            'Plotting needs matplotlib, which is not installed. Install it with: pip install "merit-ecg[plot]"'
+            'Plotting needs matplotlib, which is not installed. Install it with: pip install "matplotlib>=3.8,<4"'
         ) from error
     signal = _checked_signal(record, speed, gain, layout, row_seconds, dpi)
     rate, duration = float(record.sampling_rate), signal.shape[1] / float(record.sampling_rate)

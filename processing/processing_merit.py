@@ -243,8 +243,8 @@ def _read(path: str | PathLike, **metadata: Any) -> Any:
         if not str(error.name).startswith("modeling_merit"):
             raise
         raise ImportError(
-            f"Reading {str(path)!r} needs the package merit-ecg: pip install merit-ecg. Or pass the signal as "
-            "an array with `sampling_rate`, `leads` and `units`."
+            f"Reading {str(path)!r} needs the package merit-ecg: install it from its folder or repository "
+            "(`pip install PATH`). Or pass the signal as an array with `sampling_rate`, `leads` and `units`."
         ) from error
     return readers.read_ecg(path, **metadata)
 

@@ -70,7 +70,7 @@ class EcgIndex:
         try:
             import lancedb
         except ImportError:
-            raise ImportError('LanceDB is not installed. Install it: pip install "merit-ecg[search]".') from None
+            raise ImportError('LanceDB is not installed. Install it: pip install "lancedb>=0.30,<1".') from None
         self.place = os.fspath(place)
         if not self.place or not (_create or "://" in self.place or os.path.isdir(self.place)):
             raise FileNotFoundError(f"There is no index {self.place!r}. Make it with `merit-ecg index`.")

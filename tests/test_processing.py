@@ -194,7 +194,7 @@ def test_a_missing_file_is_an_error_of_the_reader(processor, tmp_path):
 
 def test_paths_without_the_package(processor, monkeypatch):
     monkeypatch.setitem(sys.modules, "modeling_merit.processing.readers", None)
-    with pytest.raises(ImportError, match="pip install merit-ecg"):
+    with pytest.raises(ImportError, match="from its folder or repository"):
         processor("record.hea")
 
 

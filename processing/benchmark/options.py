@@ -164,6 +164,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "resume only from one that you or somebody you trust made, though it is read with weights_only=True.",
     },
     "overwrite_output_dir": {"action": "store_true", "help": "Delete the checkpoints of an earlier run."},
+    # Publishing
+    "push_to_hub": {"action": "store_true", "help": "Push the trained model to the Hub at the end."},
+    "hub_model_id": {"help": "Its id on the Hub, as you/name. Default: the name of the output folder."},
+    "hub_private_repo": {"action": "store_true", "help": "Make the repository on the Hub private."},
     # Results
     "run": {"required": True, "help": "Name of this model in the results."},
     "output_dir": {"type": Path, "required": True, "help": "Folder for the trained model."},

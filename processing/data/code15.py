@@ -45,7 +45,7 @@ def open_hdf5(path: str | Path) -> "h5py.File":
     try:
         import h5py
     except ImportError as error:
-        raise ImportError('Reading HDF5 files needs h5py: pip install "merit-ecg[formats]"') from error
+        raise ImportError("Reading HDF5 files needs h5py: pip install h5py") from error
     return h5py.File(path, "r")
 
 

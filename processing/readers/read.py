@@ -337,7 +337,9 @@ def _reader(format: str) -> ModuleType:
     try:
         return import_module(f".{FORMATS[format]}", __package__)
     except ImportError as error:
-        raise ImportError(f'Reading {format} files needs {error.name}: pip install "merit-ecg[formats]"') from error
+        raise ImportError(
+            f"Reading {format} files needs {(name := str(error.name).partition('.')[0])}: pip install {name}"
+        ) from error
 
 
 __all__ = ["FORMATS", "detect_format", "open_source", "read_ecg", "windows", "without_padding"]

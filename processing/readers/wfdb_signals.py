@@ -138,7 +138,7 @@ def _flac_frames(file: Path, signals: Sequence[Stored]) -> int:
     try:
         import soundfile
     except ImportError as error:
-        raise ImportError('Reading FLAC-coded WFDB files needs soundfile: pip install "merit-ecg[formats]"') from error
+        raise ImportError("Reading FLAC-coded WFDB files needs soundfile: pip install soundfile") from error
     try:
         info = soundfile.info(str(file))
     except soundfile.LibsndfileError as error:
