@@ -91,7 +91,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
     >>> ecg = 500 * np.sin(2 * np.pi * 5 * np.arange(5000) / 500)[None].repeat(2, axis=0)
     >>> inputs = feature_extractor(ecg, sampling_rate=500, leads=["II", "I"], units="uV", return_tensors="np")
     >>> inputs["input_values"].shape, inputs["ecg_mask"].any(-1).sum().item()  # I, II, and four that follow from them
-    ((1, 12, 1000), 6)
+    ((1, 12, 1024), 6)
     """
 
     model_input_names = ["input_values", "ecg_mask"]

@@ -59,7 +59,7 @@ class MeritProcessor(ProcessorMixin):
     >>> names = ["I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6"]
     >>> inputs = processor(ecg, ["sinus rhythm", "rhythm"], sampling_rate=100, leads=names, units="mV")
     >>> inputs["input_values"].shape, inputs["input_ids"]
-    ((1, 12, 1000), [[2, 3], [3, 0]])
+    ((1, 12, 1024), [[2, 3], [3, 0]])
     """
 
     valid_processor_kwargs = MeritProcessorKwargs  # type: ignore[assignment]

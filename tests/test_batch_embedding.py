@@ -150,7 +150,7 @@ class TestBatches:
             lambda m, p, ecgs, f: passes.append(tuple(ecgs["input_values"].shape)) or original(m, p, ecgs, f),
         )
         finished = list(embed_sources(model, processor, list_sources([tree]), batch_size=4))
-        assert sorted(shape[::2] for shape in passes) == [(2, 400), (3, 1000), (4, 400), (4, 1000)]
+        assert sorted(shape[::2] for shape in passes) == [(2, 416), (3, 1024), (4, 416), (4, 1024)]
         rows = {row["record_id"]: row for rows in finished for row in rows}
         assert len(rows) == 14 and [name for name, row in rows.items() if "error" in row] == ["p1/r03.hea"]
         for source in list_sources([tree]):
@@ -245,7 +245,7 @@ class TestJobs:
 
     def test_ctrl_c_in_the_terminal(self, checkpoint, tmp_path):
         """A real SIGINT to a real process; then the same command to the end."""
-        table_of_ecgs(tmp_path / "ecgs.parquet", 600)
+        table_of_ecgs(tmp_path / "ecgs.parquet", 2000)
         out = tmp_path / "out.parquet"
         command = [sys.executable, "-m", "modeling_merit.processing.cli", "embed", str(tmp_path / "ecgs.parquet")]
         command += ["--model", checkpoint, "--out", str(out), "--rows-per-part", "20", "--batch-size", "4"]
@@ -257,10 +257,10 @@ class TestJobs:
         _, said = job.communicate()
         assert job.returncode == 130, said
         kept = PartFolder(partial).ids()
-        assert 40 <= len(kept) < 600 and f"{len(kept)} finished rows are kept" in said
+        assert 40 <= len(kept) < 2000 and f"{len(kept)} finished rows are kept" in said
         assert main(command[3:]) == 0
         table = pd.read_parquet(out)
-        assert sorted(map(int, table["record_id"])) == list(range(600))
+        assert sorted(map(int, table["record_id"])) == list(range(2000))
 
     def test_a_table_names_the_files_that_failed(self, checkpoint, tree, tmp_path, capsys):
         out = tmp_path / "parts"

@@ -74,7 +74,8 @@ def test_decoding_with_a_cache_equals_decoding_without(family, projector, ecgs):
     cached = model.generate(**inputs, input_values=ecgs[:2], **GREEDY)
     uncached = model.generate(**inputs, input_values=ecgs[:2], use_cache=False, **GREEDY)
     assert cached.tolist() == uncached.tolist()
-    assert cached.tolist() != model.generate(**inputs, input_values=ecgs[2:], **GREEDY).tolist()
+    logits, others = (model(**inputs, input_values=values).logits for values in (ecgs[:2], ecgs[2:]))
+    assert (logits - others)[:, -1].abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -179,7 +179,8 @@ def test_encoders_are_joined_for_pre_training():
 
 def test_saved_folder_holds_the_code_and_names_all_classes(pre_training):
     _, folder = pre_training
-    code = {"configuration_merit.py", "modeling_merit.py", "objective_merit.py"}
+    code = {"configuration_merit.py", "modeling_merit.py", "objective_merit.py", "inference_merit.py"}
+    code |= {"pipelines_merit.py", "reading_merit.py", "tasks_merit.py"}
     assert {path.name for path in folder.iterdir()} == code | {"config.json", "model.safetensors"}
     auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
     assert auto_map == {

@@ -33,7 +33,7 @@ def work(tmp_path_factory):
     patients = table.index // 2
     table["split"] = np.select([patients % 5 < 3, patients % 5 == 3], ["train", "validation"], "test")
     table.to_csv(folder / "table.csv", index=False)
-    build(MeritModel, merit_config(ecg={"hidden_size": 32})).save_pretrained(folder / "model")
+    build(MeritModel, merit_config(ecg={"hidden_sizes": [8, 32]})).save_pretrained(folder / "model")
     MeritFeatureExtractor().save_pretrained(folder / "model")
     return folder
 

@@ -26,7 +26,7 @@ def work(tmp_path_factory, tiny_tokenizer):
     """A folder with `table.csv` and its files, and a tiny checkpoint in `model`."""
     folder = tmp_path_factory.mktemp("probe")
     write_table(folder)
-    build(MeritModel, merit_config(ecg={"hidden_size": 32})).save_pretrained(folder / "model")
+    build(MeritModel, merit_config(ecg={"hidden_sizes": [8, 32]})).save_pretrained(folder / "model")
     MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder / "model")
     return folder
 
