@@ -18,7 +18,7 @@ from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritPro
 from modeling_merit.processing.benchmark.prompts import SCORE_MEANING, load_prompts
 from modeling_merit.processing.cli import main
 from modeling_merit.processing.data.simulation import simulate_ecg
-from modeling_merit.processing.inference import SIMILARITY_WEIGHT, load_checkpoint, score_prompts
+from modeling_merit.processing.inference import SIMILARITY_WEIGHT, embed_ecgs, load_checkpoint, score_prompts
 from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.record import DISCLAIMER
 from modeling_merit.processing.writers import write_edf, write_wfdb
