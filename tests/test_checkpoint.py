@@ -1,5 +1,6 @@
 """The weights under `hub_cards/merit-ecg/`: they load, give the embeddings they gave, and know what they read."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +64,25 @@ def test_atrial_fibrillation_is_found_in_unseen_recordings(checkpoint, ptb_xl_di
     assert labels.sum() >= 5
     # 0.927 when the weights were made; 0.5 is chance.
     assert auroc(labels, logits[:, :1] - logits[:, 1:])[0] > 0.85
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("drift", "least"), [("offset", 0.99), ("wander", 0.95)])
+def test_offset_and_wander_hardly_move_an_embedding(checkpoint, drift, least):
+    """Offsets of 0 to 300 mV and wander of 2 mV at 0.2 Hz, of another size and phase in every lead."""
+    model, processor = checkpoint
+    rng = np.random.default_rng(0)
+    for condition in RHYTHMS | FINDINGS:
+        ecg = simulate_ecg(condition, seed=1)
+        if drift == "offset":
+            added = rng.uniform(-300, 300, size=(12, 1))
+        else:
+            seconds = np.arange(ecg.signal.shape[1]) / ecg.sampling_rate
+            added = 2 * np.sin(2 * np.pi * (0.2 * seconds + rng.random((12, 1))))
+        inputs = {"sampling_rate": ecg.sampling_rate, "leads": ecg.leads, "units": "mV"}
+        signals = [ecg.signal, (ecg.signal + added).astype(np.float32)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of implausible amplitudes, which the offset gives
+            prepared = processor.feature_extractor(signals, **inputs, return_tensors="pt")
+        for vectors in (model.get_ecg_features(**prepared), model.ecg_model(**prepared).pooler_output):
+            assert torch.cosine_similarity(*vectors, dim=0) > least, condition
