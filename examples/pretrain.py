@@ -202,6 +202,7 @@ def main():
         about |= {"mixed_precision": accelerator.mixed_precision}
         write_json(args.output_dir / "pretraining_results.json", origin | about | outcome)
         push_output(args, origin | about)
+    accelerator.wait_for_everyone()  # a process that leaves early takes the connections of the others with it
     accelerator.end_training()
 
 

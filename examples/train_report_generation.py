@@ -251,6 +251,7 @@ def main():
         about |= {"encoding_seconds": round(encoding_seconds, 1)}
         write_json(args.output_dir / "report_training_results.json", origin | about | outcome)
         push_output(args, origin | about)
+    accelerator.wait_for_everyone()  # a process that leaves early takes the connections of the others with it
     accelerator.end_training()
 
 
