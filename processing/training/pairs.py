@@ -15,7 +15,7 @@ from ..resampling import resample, resample_invalid
 def load_split(args, split):
     """Return one split of the data sets that `--dataset` and the other options of data name."""
     try:
-        return load_mixture(args.dataset, split, args.dataset_weights, options_of(vars(args)))
+        return load_mixture(args.dataset, split, getattr(args, "dataset_weights", None), options_of(vars(args)))
     except (OSError, ValueError, DatasetsError) as error:  # no such data, no such split, a damaged file
         text = str(error).splitlines() or [type(error).__name__]
         raise SystemExit(f"The {split} split of {args.dataset} cannot be read: {text[0][:500]}") from error
