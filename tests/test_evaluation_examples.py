@@ -15,6 +15,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
+from scipy.special import logit
 from tiny_models import merit_config
 from toy_ptb_xl import write_record
 
@@ -29,6 +30,7 @@ from modeling_merit.processing import EcgRecord
 from modeling_merit.processing.benchmark.label_sets import class_names
 from modeling_merit.processing.benchmark.tasks import read_predictions
 from modeling_merit.processing.data.simulation import simulate_ecg
+from modeling_merit.processing.inference import SIMILARITY_WEIGHT
 from modeling_merit.processing.writers import write_wfdb
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -313,11 +315,13 @@ def test_zero_shot_with_own_and_given_prompts(work):
     assert entry["prompts"] == "prompts.txt" and len(entry["weights"]) == 16
     scores = load_file(work / "runs/predictions/joint-zero_shot_all-1-s0.safetensors")["probabilities"]
     assert scores.shape == (18, 71) and scores.std() > 0
-    np.testing.assert_allclose((4 * scores - 2).sum(axis=1), 0, atol=1e-4)  # relative to the other classes
-    run(work, *command, "--run", "cosine", "--tasks", "all", "--score", "cosine")
+    found = logit(scores.astype(np.float64))
+    np.testing.assert_allclose(found.sum(axis=1), 0, atol=1e-3)  # relative to the other classes
+    run(work, *command, "--run", "cosine", "--tasks", "all", "--score", "cosine_similarity")
     cosines = load_file(work / "runs/predictions/cosine-zero_shot_all-1-s0.safetensors")["probabilities"]
+    cosines = logit(cosines.astype(np.float64))
     relative = cosines - cosines.mean(axis=1, keepdims=True)
-    np.testing.assert_allclose(relative, scores - 0.5, atol=1e-5)
+    np.testing.assert_allclose(found, SIMILARITY_WEIGHT / 0.07 * relative, atol=1e-3)  # a model without words
 
 
 @pytest.mark.slow
