@@ -67,6 +67,20 @@ def tiny_tokenizer() -> "PreTrainedTokenizerFast":
 
 
 @pytest.fixture(scope="session")
+def checkpoint(tiny_tokenizer: "PreTrainedTokenizerFast", tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a tiny model that compares ECGs with texts, of random weights, and its processor."""
+    from tiny_models import build, merit_config
+
+    from modeling_merit import MeritModel
+    from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build(MeritModel, merit_config()).save_pretrained(folder)
+    MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def report_checkpoint(tiny_tokenizer: "PreTrainedTokenizerFast", tmp_path_factory: pytest.TempPathFactory) -> str:
     """A folder with a tiny model that writes reports, of random weights, and its processor."""
     from tiny_models import ENCODER, TRANSFORMER, build

@@ -15,10 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tiny_models import build, merit_config
 
-from modeling_merit import MeritModel
-from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor
+from modeling_merit.processing import EcgRecord
 from modeling_merit.processing import batch_embedding as batches
 from modeling_merit.processing.batch_embedding import PartFolder, embed_sources, embed_to_folder
 from modeling_merit.processing.cli import main
@@ -29,14 +27,6 @@ from modeling_merit.processing.record_sources import EcgSource, list_sources, lo
 from modeling_merit.processing.writers import write_ecg, write_edf, write_wfdb
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_tokenizer, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    build(MeritModel, merit_config()).save_pretrained(folder)
-    MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")

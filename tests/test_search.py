@@ -8,7 +8,7 @@ import pytest
 from tiny_models import build, merit_config
 
 from modeling_merit import MeritModel
-from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
+from modeling_merit.processing import EcgRecord, read_ecg
 from modeling_merit.processing.cli import main
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.inference import embed_ecgs, embed_prompts, load_checkpoint
@@ -18,14 +18,6 @@ from modeling_merit.processing.writers import write_wfdb
 pytest.importorskip("lancedb")
 
 from modeling_merit.processing.search import EcgIndex, embed_text  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_tokenizer, tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("checkpoint")
-    build(MeritModel, merit_config()).save_pretrained(folder)
-    MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
