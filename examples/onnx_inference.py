@@ -40,12 +40,13 @@ def prepare(record, facts):
     return {"input_values": values, "ecg_mask": mask}
 
 
+NAMES = {"embeds": "embeddings", "words": "words"}
 folder = Path(sys.argv[1])
 facts, prompts = json.loads((folder / "merit.json").read_text("utf-8")), np.load(folder / "prompts.npz")
 session = onnxruntime.InferenceSession(folder / "zero_shot.onnx")
 inputs = prepare(sys.argv[2].removesuffix(".hea"), facts)
-inputs["prompt_embeds"] = prompts["embeddings"].astype(np.float32)
-[scores] = session.run(["relative_similarity"], inputs)
+inputs |= {f"prompt_{name}": prompts[key].astype(np.float32) for name, key in NAMES.items() if key in prompts}
+[scores] = session.run(["score"], inputs)
 for score, name in sorted(zip(scores[0].tolist(), prompts["names"].tolist()), reverse=True):
     print(f"{score:+.4f}  {name}")
 print(facts["score_meaning"], facts["disclaimer"], sep="\n")

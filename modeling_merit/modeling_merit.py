@@ -565,8 +565,8 @@ class MeritModel(MeritPreTrainedModel):
         return self.word_head(self.dropout(pooler_output)) + self.word_log_odds
 
     def _word_evidence(self, pooler_output: torch.Tensor) -> torch.Tensor:
-        log_sigmoid = nn.functional.logsigmoid
-        return log_sigmoid(self.get_word_logits(pooler_output).float()) - log_sigmoid(self.word_log_odds.float())
+        softplus = nn.functional.softplus  # log sigmoid(x) is -softplus(-x), which stays finite in ONNX, too
+        return softplus(-self.word_log_odds.float()) - softplus(-self.get_word_logits(pooler_output).float())
 
     def get_words(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return which of the model's words and phrases texts hold, 0 or 1, (texts, num_words)."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from .benchmark.prompts import SCORE_MEANING
 from .data.simulation import simulate_ecg
-from .inference import embed_prompts, load_scorer
+from .inference import SIMILARITY_WEIGHT, embed_prompts, load_scorer
 from .record import DISCLAIMER
 from .writers import placed
 
@@ -88,11 +88,12 @@ def export_onnx(
     - `ecg_encoder.onnx`: `input_values` (float32) and `ecg_mask` (bool), both of shape `(ecgs, leads, samples)`, to
       `ecg_embeds` and `pooled`;
     - `text_encoder.onnx`: `input_ids` and `attention_mask` (int64, `(texts, tokens)`) to `text_embeds`;
-    - `zero_shot.onnx`: ECGs and `prompt_embeds` of shape `(classes, projection_dim)` to `relative_similarity` and
-      `cosine_similarity`, as `score_prompts` computes them;
+    - `zero_shot.onnx`: ECGs, `prompt_embeds` of shape `(classes, projection_dim)` and, of a model that predicts words,
+      `prompt_words` of shape `(classes, num_words)` to `score`, `relative_similarity` and `cosine_similarity`, as
+      `score_prompts` computes them;
     - `classifier.onnx`, the only one of a classifier: ECGs to `logits`;
-    - `merit.json`: how an ECG is prepared, what there is, what scores mean; `prompts.npz`: names and embeddings of the
-      classes; `tokenizer.json`, which the package tokenizers reads.
+    - `merit.json`: how an ECG is prepared, what there is, what scores mean; `prompts.npz`: names, embeddings and
+      words of the classes; `tokenizer.json`, which the package tokenizers reads.
 
     Args:
         checkpoint (`str`): Folder or Hub id of a `MeritModel` (also inside `MeritForPreTraining`) or of a
@@ -159,7 +160,8 @@ def export_onnx(
                 exported.append(found)
         if prompts:
             embedded = embed_prompts(model, processor, prompts)
-            np.savez(files[PROMPTS], names=np.array(embedded.names), embeddings=embedded.embeddings)
+            words = {} if embedded.words is None else {"words": embedded.words}
+            np.savez(files[PROMPTS], names=np.array(embedded.names), embeddings=embedded.embeddings, **words)
         if "tokenizer.json" in files:
             processor.tokenizer.backend_tokenizer.save(str(files["tokenizer.json"]))
         facts = _facts(model, extractor) | {"graphs": {graph.name: _about(graph, graphs) for graph in exported}}
@@ -212,17 +214,23 @@ def _graphs(model: Any, processor: Any) -> dict[str, Graph]:
         pooled = model.ecg_model(*ecg).pooler_output
         return model.ecg_projection(pooled), pooled
 
-    def zero_shot(model, values, mask, prompt_embeds):
+    def zero_shot(model, values, mask, prompt_embeds, *prompt_words):
         """As `inference.score_embeddings`."""
-        cosine = model.get_ecg_features(values, mask) @ prompt_embeds.T
-        return cosine - cosine.mean(dim=1, keepdim=True), cosine
+        features, size = model.get_score_features(values, mask), prompt_embeds.shape[1]
+        cosine = features[:, :size] @ prompt_embeds.T
+        relative = cosine - cosine.mean(dim=1, keepdim=True)
+        score = SIMILARITY_WEIGHT * model.get_logit_scale() * relative
+        for words in prompt_words:
+            score = score + features[:, size:] @ words.T
+        return score, relative, cosine
 
     ids = torch.tensor([[1, 2, 3], [3, 2, 1]])
     tokens = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     positions = getattr(model.config.text_config, "max_position_embeddings", 2**16)
     longest = min(processor.tokenizer.model_max_length, positions)
-    prompts = torch.eye(3, model.config.projection_dim)
-    similarities = ("relative_similarity", "cosine_similarity")
+    prompts = {"prompt_embeds": torch.eye(3, model.config.projection_dim)}
+    if model.config.num_words:
+        prompts["prompt_words"] = torch.full((3, model.config.num_words), 1 / model.config.num_words)
     return {
         "ecg_encoder": Graph(encode, ecg, ecg_axes, ("ecg_embeds", "pooled")),
         "text_encoder": Graph(
@@ -233,9 +241,9 @@ def _graphs(model: Any, processor: Any) -> dict[str, Graph]:
         ),
         "zero_shot": Graph(
             zero_shot,
-            ecg | {"prompt_embeds": prompts},
-            ecg_axes | {"prompt_embeds": {0: Dim("classes")}},
-            similarities,
+            ecg | prompts,
+            ecg_axes | dict.fromkeys(prompts, {0: Dim("classes")}),
+            ("score", "relative_similarity", "cosine_similarity"),
         ),
     }
 

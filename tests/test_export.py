@@ -12,6 +12,7 @@ import torch
 from tiny_models import build, ecg_config, merit_config
 
 from modeling_merit import MeritForEcgClassification, MeritModel
+from modeling_merit.objective_merit import ngram_keys
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
 from modeling_merit.processing.cli import main
 from modeling_merit.processing.data.simulation import simulate_ecg
@@ -27,13 +28,20 @@ from modeling_merit.processing.export import TOLERANCE, export_onnx, open_sessio
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PROMPTS = {"SR": ["sinus rhythm", "normal ecg"], "AFIB": ["atrial fibrillation"], "LBBB": ["left bundle branch block"]}
+WORDS = 12
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny_tokenizer, tmp_path_factory) -> str:
+    """A model that predicts some of the words of the prompts."""
     folder = tmp_path_factory.mktemp("checkpoint")
-    build(MeritModel, merit_config()).save_pretrained(folder)
+    model = build(MeritModel, merit_config(num_words=WORDS))
+    tokens = tiny_tokenizer([text for texts in PROMPTS.values() for text in texts], padding=True, return_tensors="pt")
+    keys = ngram_keys(tokens["input_ids"], tokens["attention_mask"], model.config.text_config.vocab_size, 3).unique()
+    model.set_words(keys[keys >= 0][-WORDS:], torch.linspace(0.1, 0.6, WORDS))
+    torch.nn.init.normal_(model.word_head.weight, std=0.02, generator=torch.Generator().manual_seed(0))
+    model.save_pretrained(folder)
     MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(folder)
     return str(folder)
 
@@ -75,7 +83,12 @@ def test_every_axis_but_the_leads_is_dynamic(folder):
     for name in ("ecg_encoder", "text_encoder", "zero_shot"):
         for value in open_session(folder / f"{name}.onnx").get_inputs():
             fixed = [size for size in value.shape if isinstance(size, int)]
-            assert fixed == {"input_values": [12], "ecg_mask": [12], "prompt_embeds": [8]}.get(value.name, [])
+            assert fixed == {
+                "input_values": [12],
+                "ecg_mask": [12],
+                "prompt_embeds": [8],
+                "prompt_words": [WORDS],
+            }.get(value.name, [])
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -90,11 +103,14 @@ def test_the_graphs_give_what_the_package_gives(checkpoint, folder, together):
             tensors = [torch.from_numpy(inputs[name]) for name in ("input_values", "ecg_mask")]
             np.testing.assert_allclose(embeds, model.get_ecg_features(*tensors), atol=TOLERANCE)
             np.testing.assert_allclose(pooled, model.ecg_model(*tensors).pooler_output, atol=TOLERANCE)
-        inputs["prompt_embeds"] = prompts.embeddings
+            features = model.get_score_features(*tensors)
+        inputs |= {"prompt_embeds": prompts.embeddings, "prompt_words": prompts.words.astype(np.float32)}
         scores = open_session(folder / "zero_shot.onnx").run(None, inputs)
-        expected = score_embeddings(embeds, prompts)
-        np.testing.assert_allclose(scores[0], expected.relative_similarity, atol=TOLERANCE)
-        np.testing.assert_allclose(scores[1], expected.cosine_similarity, atol=TOLERANCE)
+        expected = score_embeddings(features, prompts)
+        np.testing.assert_allclose(scores[0], expected.score, atol=TOLERANCE)
+        np.testing.assert_allclose(scores[1], expected.relative_similarity, atol=TOLERANCE)
+        np.testing.assert_allclose(scores[2], expected.cosine_similarity, atol=TOLERANCE)
+        assert np.abs(scores[0] - scores[1]).max() > 0.01  # the words count
         assert np.ptp(scores[0], axis=1).min() > 100 * TOLERANCE
 
 
@@ -186,7 +202,7 @@ def test_inference_without_torch(checkpoint, folder, tmp_path, rate):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     printed = dict(reversed(line.split("  ", 1)) for line in done.stdout.splitlines()[: len(PROMPTS)])
-    scores = score_prompts(*load_checkpoint(checkpoint), read_ecg(file), PROMPTS).relative_similarity[0]
+    scores = score_prompts(*load_checkpoint(checkpoint), read_ecg(file), PROMPTS).score[0]
     assert {name: float(score) for name, score in printed.items()} == pytest.approx(
         dict(zip(PROMPTS, scores.tolist())), abs=2e-3
     )
