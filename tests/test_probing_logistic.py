@@ -79,3 +79,14 @@ def test_separable_data_converge_and_wrong_input_is_refused():
         logistic_probe(x, y, x, np.zeros_like(y), x)
     with pytest.raises(RuntimeError, match="converge"):
         fit_logistic(x, y, 1e4, max_steps=1)
+
+
+def test_the_grid_is_left_when_validation_has_fallen_twice():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(160, 60))
+    y = (x[:, :1] + 3 * rng.normal(size=(160, 1)) > 0).astype(int)  # noise that large values of C fit
+    found = logistic_probe(x[:100], y[:100], x[100:130], y[100:130], x[130:], grid=(1e-3, 1e-2, 1e-1, 1, 10, 100))
+    assert list(found.val_macro_auroc) == [1e-3, 1e-2, 1e-1, 1, 10] and found.c == 1e-1
+    clear = (x[:, :1] > 0).astype(int)
+    found = logistic_probe(x[:100], clear[:100], x[:100], clear[:100], x[:1], grid=(1, 10, 100, 1000))
+    assert list(found.val_macro_auroc) == [1, 10, 100, 1000]  # equal values are no fall

@@ -170,7 +170,8 @@ def cross_validate(
         decisions,
         folds,
         tune_thresholds(probabilities, labels),
-        max(scores, key=lambda c: float(np.mean(scores[c]))),
+        # A value that a fold did not try had become worse there.
+        max((c for c in grid if len(scores[c]) == n_folds), key=lambda c: float(np.mean(scores[c]))),
         intervals("macro_", slice(None)),
         [intervals("", slice(column, column + 1)) for column in range(labels.shape[1])],
     )

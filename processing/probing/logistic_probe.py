@@ -23,7 +23,7 @@ class ProbeResult:
     Args:
         val_probabilities, test_probabilities (`np.ndarray` of shape `(rows, classes)`): Of the chosen C.
         c (`float`): The inverse regularisation strength.
-        val_macro_auroc (`dict`): The mean validation AUROC of the defined classes for each C of the grid.
+        val_macro_auroc (`dict`): The mean validation AUROC of the defined classes for each C that was tried.
     """
 
     val_probabilities: np.ndarray
@@ -49,7 +49,8 @@ def logistic_probe(
     Args:
         train_x, val_x, test_x (`np.ndarray` of shape `(rows, features)`): Frozen features.
         train_y, val_y (`np.ndarray` of shape `(rows, classes)`): 0 or 1.
-        grid (sequence of `float`): Values of C to choose from.
+        grid (sequence of `float`): Values of C to choose from, tried from the smallest on until validation has fallen
+            twice in a row: larger ones take the longest to fit, and fit more closely still.
 
     Raises:
         ValueError: If shapes do not fit, a feature is not finite, or no class can be scored on the validation rows.
@@ -100,8 +101,9 @@ def logistic_probe(
         fits[c] = np.zeros((train_x.shape[1] + 1, train_y.shape[1]))
         fits[c][:-1, trained], fits[c][-1, trained] = axes @ weights[:-1], weights[-1]
         macro[c] = float(np.nanmean(auroc(val_y, _probabilities(val_x, fits[c], train_y))))
-        if [*macro.values()][-3:] == sorted([*macro.values()][-3:], reverse=True) and len(macro) >= 3:
-            break  # it has fallen twice; larger values of C fit longer and only worse
+        *_, before, last, now = (np.nan, np.nan, *macro.values())
+        if before > last > now:
+            break
     best = max(macro, key=lambda c: macro[c])
     val, test = (_probabilities(x, fits[best], train_y) for x in (val_x, test_x))
     return ProbeResult(val, test, best, macro)
