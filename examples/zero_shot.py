@@ -6,8 +6,9 @@ A class is the mean of its prompts (this project's German and English ones, or t
 how much likelier their words are with the ECG than without, plus how much nearer the ECG is to them than to all
 classes of the task (`merit-ecg classify` gives the same). `--score relative_similarity` takes the second part alone,
 `--score cosine_similarity` the cosine itself. Labels of fold 9 choose one threshold per class for F1; fold 10 is
-scored once. Rows carry the task `zero_shot_superclass` and so on; `--predictions` receives what `compare.py` reads. `--similarity_weights` leaves
-fold 10 alone and writes the macro-AUROC of fold 9 for other weights of the similarity in the score to `--output`.
+scored once. Rows carry the task `zero_shot_superclass` and so on; `--predictions` receives what `compare.py` reads.
+`--similarity_weights` leaves fold 10 alone and writes the macro-AUROC of fold 9 for other weights of the similarity in
+the score to `--output`.
 """
 
 from collections import defaultdict
@@ -60,7 +61,7 @@ def compare_weights(scores, task, logit_scale, weights):
     words = scores.score - SIMILARITY_WEIGHT * similarity
     variants = {"similarity": similarity} | {f"words + {w:g} similarity": words + w * similarity for w in weights}
     labels = task.labels["validation"]
-    return {kind: round(metric_value("macro_auroc", labels, expit(part)), 4) for kind, part in variants.items()}
+    return {kind: round(float(metric_value("macro_auroc", labels, expit(part))), 4) for kind, part in variants.items()}
 
 
 def main():
