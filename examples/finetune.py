@@ -8,12 +8,14 @@
 
 A table names ECG files of any readable format and their labels; without a column `split` the patients are split 8:1:1.
 One network learns all `--tasks` at once, one output per class; name a single task for a network of its own. Learning
-rates fall from the head to the patch embedding by `--layer_decay` per block. Fold 9, or the validation split, chooses
-the epoch (macro AUROC, with early stopping) and the thresholds, which go into the configuration; fold 10, or the test
-split, is predicted once. The output folder loads with
+rates fall from the head to the patch embedding by `--layer_decay` per block. `--head probe` begins with the linear
+probe of the frozen encoder, so that training does not spoil the features for a head of random weights (Kumar et al.,
+ICLR 2022). Fold 9, or the validation split, chooses the epoch (macro AUROC, with early stopping) and the thresholds,
+which go into the configuration; fold 10, or the test split, is predicted once. The output folder loads with
 `MeritForEcgClassification.from_pretrained`.
 """
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -25,7 +27,9 @@ from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.benchmark.table_task import load_table_task
 from modeling_merit.processing.benchmark.tasks import load_task
 from modeling_merit.processing.metrics.thresholds import tune_thresholds
-from modeling_merit.processing.probing.embeddings import load_extractor, weights_fingerprint
+from modeling_merit.processing.probing.cross_validation import fit_classifier
+from modeling_merit.processing.probing.embeddings import embed_signals, load_extractor, weights_fingerprint
+from modeling_merit.processing.probing.logistic_probe import logistic_probe
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.publishing import PUSH_OPTIONS, check_push, push_output
 from modeling_merit.processing.training.run import settings
@@ -34,7 +38,7 @@ from modeling_merit.processing.training.supervised import Schedule, train_classi
 OPTIONS = (
     *("model", "run", "tasks", "label_fraction", "epochs", "patience", "batch_size", "weight_decay"),
     *("dataset", "path_column", "label_columns", "patient_column", "split_column", "seconds", "on_error", "num_proc"),
-    *("crop_seconds", "mixed_precision", "seed", "output_dir", "output", "predictions"),
+    *("crop_seconds", "keep_in_memory", "mixed_precision", "seed", "output_dir", "output", "predictions"),
     *PUSH_OPTIONS,
 )
 
@@ -43,12 +47,42 @@ def build(args, tasks):
     """Return the classifier, its outputs named after the classes."""
     labels = [name if len(tasks) == 1 else f"{task.name}:{name}" for task in tasks for name in task.classes]
     config = MeritEcgConfig.from_pretrained(args.model)
+    if args.dropout is not None:
+        config.hidden_dropout = args.dropout
+    if args.drop_path is not None:
+        config.drop_path_rate = args.drop_path
     config.problem_type = "multi_label_classification"
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
     if args.from_scratch:
         return MeritForEcgClassification(config)
     return MeritForEcgClassification.from_pretrained(args.model, config=config, dtype=torch.float32)
+
+
+def start_from_probe(model, views, tasks, extractor, args, device):
+    """Give the classifier's head the weights of the linear probe of every task; classes without two labels start
+    from zero."""
+    encoder = model.ecg_model.to(device).eval()
+    features = {
+        split: embed_signals(
+            lambda ecgs: encoder(ecgs).pooler_output, views[split], extractor.prepare, args.batch_size, device, split
+        )
+        for split in ("train", "validation")
+    }
+    weights, biases = [], []
+    for task in tasks:
+        x, y = ({split: array[split] for split in features} for array in (features, task.labels))
+        x = {split: values[task.rows[split]] for split, values in x.items()}
+        both = y["train"].any(0) & ~y["train"].all(0)
+        probe = logistic_probe(x["train"], y["train"], x["validation"], y["validation"], x["validation"])
+        fitted = fit_classifier(x["train"], y["train"][:, both], probe.c)
+        weight, bias = np.zeros((len(both), x["train"].shape[1])), np.zeros(len(both))
+        weight[both], bias[both] = fitted.weight, fitted.bias
+        weights.append(weight)
+        biases.append(bias)
+    with torch.no_grad():
+        model.classifier.weight.copy_(torch.from_numpy(np.concatenate(weights)))
+        model.classifier.bias.copy_(torch.from_numpy(np.concatenate(biases)))
 
 
 def layer_rate(model, learning_rate, layer_decay):
@@ -72,11 +106,18 @@ def main():
     parser.add_argument("--from_scratch", action="store_true", help="Keep the architecture, draw the weights anew.")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="Of the head.")
     parser.add_argument("--layer_decay", type=float, help="Default: 0.75, but 1 from scratch.")
+    parser.add_argument("--head", default="random", choices=("random", "probe"), help="What the head begins with.")
     parser.add_argument("--lead_dropout", type=float, default=0.0, help="Probability that a record loses leads.")
+    parser.add_argument("--noise_mv", type=float, default=0.01, help="Largest added white noise.")
+    parser.add_argument("--mixup", type=float, default=0.0, help="α of the mixing of records in pairs; 0 for none.")
+    parser.add_argument("--dropout", type=float, help="Of the pooled feature; default: as the checkpoint says.")
+    parser.add_argument("--drop_path", type=float, help="Of the residual blocks; default: as the checkpoint says.")
     args = parser.parse_args()
     check_sizes(parser, args)
     if args.dataset == "ptb_xl" and args.data_dir is None:
         parser.error("Expected --data_dir, the folder of PTB-XL, or --dataset, a data set of your own.")
+    if args.from_scratch and args.head == "probe":
+        parser.error("Expected --head random with --from_scratch, got probe: random features need no probe.")
     check_push(parser, args)
 
     origin = provenance(seed=args.seed)
@@ -91,6 +132,8 @@ def main():
     set_seed(args.seed)
     extractor = load_extractor(args.model)
     model = build(args, tasks)
+    if args.head == "probe":
+        start_from_probe(model, views, tasks, extractor, args, accelerator.device)
     layer_decay = args.layer_decay or (1.0 if args.from_scratch else 0.75)
     groups = parameter_groups(model, layer_rate(model, args.learning_rate, layer_decay), args.weight_decay)
     plan = Schedule.from_args(args)

@@ -42,6 +42,7 @@ def parse_args():
         *PUSH_OPTIONS,
         "batch_size",
         "warmup_ratio",
+        "keep_in_memory",
         crop_seconds={"default": 2.56},
         weight_decay={"default": 0.01},
         data_dir={"required": False},

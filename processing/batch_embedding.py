@@ -275,7 +275,9 @@ class PartFolder:
 
         for path in self.parts():
             with self.fs.open(path, "rb") as file:
-                yield pq.read_table(file, columns=None if columns is None else list(columns))
+                # In this thread: one of Arrow's that holds a Python file when the interpreter ends aborts the process.
+                part = pq.ParquetFile(file, pre_buffer=False)
+                yield part.read(None if columns is None else list(columns), use_threads=False)
 
     def ids(self) -> set[str]:
         """Return the ids of all records that have a row, with an embedding or an error."""

@@ -160,8 +160,11 @@ def export_onnx(
                 exported.append(found)
         if prompts:
             embedded = embed_prompts(model, processor, prompts)
-            words = {} if embedded.words is None else {"words": embedded.words}
-            np.savez(files[PROMPTS], names=np.array(embedded.names), embeddings=embedded.embeddings, **words)
+            classes, vectors = np.array(embedded.names), embedded.embeddings
+            if embedded.words is None:
+                np.savez(files[PROMPTS], names=classes, embeddings=vectors)
+            else:
+                np.savez(files[PROMPTS], names=classes, embeddings=vectors, words=embedded.words)
         if "tokenizer.json" in files:
             processor.tokenizer.backend_tokenizer.save(str(files["tokenizer.json"]))
         facts = _facts(model, extractor) | {"graphs": {graph.name: _about(graph, graphs) for graph in exported}}

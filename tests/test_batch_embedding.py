@@ -306,8 +306,6 @@ class TestRay:
         pytest.importorskip("ray")
         if not Path("/proc/self/stat").is_file():
             pytest.skip("finds the actors through /proc")
-        if "MERIT_RAY_KILL" not in os.environ:
-            pytest.skip("kills by the clock, and fails beside other tests on two cores: set MERIT_RAY_KILL to run it")
         table_of_ecgs(tmp_path / "ecgs.parquet", 3000)
         out = tmp_path / "out"
         command = [sys.executable, ROOT / "benchmarks" / "ray_kill.py", tmp_path / "ecgs.parquet"]

@@ -285,6 +285,19 @@ def test_finetune_saves_a_classifier_that_predicts_what_was_scored(work):
 
 
 @pytest.mark.slow
+def test_finetune_can_begin_with_the_probe(work):
+    run(
+        work, "finetune.py", "--model", "model", "--data_dir", "ptb-xl", "--run", "from_probe", "--output_dir",
+        "from_probe", "--tasks", "superclass", "--epochs", 1, "--crop_seconds", 10, "--head", "probe", "--mixup", 0.3,
+        "--learning_rate", 1e-9, "--dropout", 0.5, "--drop_path", 0.25, "--keep_in_memory",
+    )  # fmt: skip
+    values = assert_scored(rows_of(work, "ptb_xl.json", run="from_probe"), ("superclass",), FOUR)
+    assert values["superclass", "macro_auroc"] > 0.8  # at this rate a random head stays one
+    config = MeritForEcgClassification.from_pretrained(work / "from_probe").config
+    assert (config.hidden_dropout, config.drop_path_rate) == (0.5, 0.25)
+
+
+@pytest.mark.slow
 def test_finetune_from_scratch_stops_early(work):
     run(
         work, "finetune.py", "--model", "model", "--from_scratch", "--data_dir", "ptb-xl", "--run", "scratch",

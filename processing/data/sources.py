@@ -110,7 +110,9 @@ def load_source(name: str, split: str, options: SourceOptions = SourceOptions())
                 n_records=options.num_records, seed=options.seed, sampling_rate=rate, duration=options.seconds
             )
         elif kind == "ptb_xl":
-            builder = PtbXl(config_name=f"{options.sampling_rate}hz", data_dir=folder, on_error=options.on_error)
+            # The default unnamed: a cache is known by what was named, and evaluation names nothing.
+            skips = {} if options.on_error == "raise" else {"on_error": options.on_error}
+            builder = PtbXl(config_name=f"{options.sampling_rate}hz", data_dir=folder, **skips)
         elif folder is None:
             raise ValueError(f"Expected the folder of {kind}: {kind}:FOLDER.")
         else:

@@ -43,7 +43,7 @@ MODEL_PARTIAL = f"model{PARTIAL}"
 
 MAY_CHANGE = {
     *("output_dir", "resume_from_checkpoint", "overwrite_output_dir", "checkpointing_steps"),
-    *("checkpoints_total_limit", "report_to", "num_workers", "num_proc"),
+    *("checkpoints_total_limit", "report_to", "num_workers", "num_proc", "keep_in_memory"),
     *("push_to_hub", "hub_model_id", "hub_private_repo"),
     # Compared by what follows from them: fingerprints of the data, records per batch, steps.
     *("dataset", "data_dir", "num_records", "questions", "text_model", "ecg_model", "language_model"),

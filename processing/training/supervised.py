@@ -20,9 +20,10 @@ from transformers import get_cosine_schedule_with_warmup
 from ..augmentation import augment_ecg
 from ..benchmark.tasks import PtbXlTask
 from ..data import SignalView
-from ..data.microvolts import crop_recorded, mask_recorded, split_missing
+from ..data.microvolts import crop_recorded, mask_recorded
 from ..metrics.classification import metric_value
 from ..probing.embeddings import SAMPLING_RATE
+from .pairs import ConditionedSignals
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Schedule:
         crop_seconds (`float`): Length of the random crops trained on; predictions are the mean over consecutive
             crops of this length.
         gain_jitter, wander_mv, noise_mv, lead_dropout (`float`): See `augment_ecg`.
+        mixup (`float`): Records are mixed in pairs, with a weight drawn from Beta(mixup, mixup) (Zhang et al., ICLR
+            2018); 0 for none.
+        keep_in_memory (`bool`): Condition all signals once, and keep them in memory.
         max_grad_norm (`float`), seed (`int`).
     """
 
@@ -48,6 +52,8 @@ class Schedule:
     wander_mv: float = 0.05
     noise_mv: float = 0.01
     lead_dropout: float = 0.0
+    mixup: float = 0.0
+    keep_in_memory: bool = False
     max_grad_norm: float = 1.0
     seed: int = 0
 
@@ -70,9 +76,10 @@ class LabelledEcgs(Dataset):
     """Whole batches of signals with labels. The augmentation of a batch follows from seed, epoch and first record."""
 
     def __init__(self, view: SignalView, tasks: Sequence[PtbXlTask], split: str, extractor: Any, plan: Schedule):
-        self.view, self.extractor, self.plan, self.epoch = view, extractor, plan, 0
+        self.extractor, self.plan, self.epoch = extractor, plan, 0
         self.train = split == "train"
         self.rows = np.unique(np.concatenate([task.rows[split] for task in tasks]))
+        self.signals = ConditionedSignals(view, SAMPLING_RATE, extractor, plan.keep_in_memory, self.rows)
         self.labels = np.zeros((len(self.rows), sum(len(task.classes) for task in tasks)), dtype=np.float32)
         self.counts = np.zeros_like(self.labels)  # 1 where a record belongs to the output's task
         self.places, start = {}, 0
@@ -91,10 +98,7 @@ class LabelledEcgs(Dataset):
     def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor]:
         """One batch: `input_values` (batch, leads, samples), or (batch, crops, leads, samples) when not training."""
         plan = self.plan
-        signals, missing = split_missing(self.view.signals(self.rows[indices]))
-        signals = self.extractor.condition(signals)
-        if missing is not None:
-            signals[missing] = np.nan
+        signals = self.signals[indices]
         length = min(round(plan.crop_seconds * SAMPLING_RATE), signals.shape[-1])
         batch = {"index": torch.tensor(indices)}
         mask = None
@@ -113,7 +117,10 @@ class LabelledEcgs(Dataset):
                 lead_dropout=plan.lead_dropout,
             )
             mask = mask_recorded(signals, mask if plan.lead_dropout else None)
-            batch |= {name: torch.from_numpy(getattr(self, name)[indices]) for name in ("labels", "counts")}
+            labels, counts = self.labels[indices], self.counts[indices]
+            if plan.mixup:
+                signals, mask, labels, counts = _mix(signals, mask, labels, counts, plan.mixup, rng)
+            batch |= {"labels": torch.from_numpy(labels), "counts": torch.from_numpy(counts)}
         else:
             starts = np.linspace(0, signals.shape[-1] - length, -(-signals.shape[-1] // length)).round().astype(int)
             signals = np.stack([signals[..., start : start + length] for start in starts], axis=1)
@@ -121,6 +128,17 @@ class LabelledEcgs(Dataset):
         if mask is not None:
             batch["ecg_mask"] = torch.from_numpy(np.ascontiguousarray(mask))
         return batch | {"input_values": torch.from_numpy(self.extractor.normalize(signals, mask))}
+
+
+def _mix(signals, mask, labels, counts, alpha, rng):
+    """Mix every record of a batch with another one; where either lacks a sample, the mixture lacks it."""
+    partner = rng.permutation(len(signals))
+    first = rng.beta(alpha, alpha, size=(len(signals), 1)).astype(np.float32)
+    signals = first[..., None] * signals + (1 - first[..., None]) * signals[partner]
+    says, other = first * counts, (1 - first) * counts[partner]
+    weights = says + other
+    labels = (says * labels + other * labels[partner]) / np.where(weights > 0, weights, 1)
+    return signals, None if mask is None else mask & mask[partner], labels, weights
 
 
 def train_classifier(
