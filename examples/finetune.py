@@ -11,8 +11,9 @@ One network learns all `--tasks` at once, one output per class; name a single ta
 rates fall from the head to the patch embedding by `--layer_decay` per block. `--head probe` begins with the linear
 probe of the frozen encoder, so that training does not spoil the features for a head of random weights (Kumar et al.,
 ICLR 2022). Fold 9, or the validation split, chooses the epoch (macro AUROC, with early stopping) and the thresholds,
-which go into the configuration; fold 10, or the test split, is predicted once. The output folder loads with
-`MeritForEcgClassification.from_pretrained`.
+which go into the configuration; fold 10, or the test split, is predicted once. `--calibrate` also fits, on the
+validation split, how often a class is there at each probability, and builds that into the head. The output folder
+loads with `MeritForEcgClassification.from_pretrained`.
 """
 
 import numpy as np
@@ -26,6 +27,8 @@ from modeling_merit.processing.benchmark.options import check_sizes, option_pars
 from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.benchmark.table_task import load_table_task
 from modeling_merit.processing.benchmark.tasks import load_task
+from modeling_merit.processing.metrics.calibration import calibrate, fit_calibration
+from modeling_merit.processing.metrics.classification import ece
 from modeling_merit.processing.metrics.thresholds import tune_thresholds
 from modeling_merit.processing.probing.cross_validation import fit_classifier
 from modeling_merit.processing.probing.embeddings import embed_signals, load_extractor, weights_fingerprint
@@ -85,6 +88,25 @@ def start_from_probe(model, views, tasks, extractor, args, device):
         model.classifier.bias.copy_(torch.from_numpy(np.concatenate(biases)))
 
 
+def calibrate_head(model, tasks, probabilities):
+    """Build into the head what makes its probabilities right on the validation split, and return them all, changed so,
+    with the expected calibration error of every class before and after."""
+    changed, errors, parts = {split: {} for split in probabilities}, {}, []
+    for task in tasks:
+        parts.append(fit_calibration(probabilities["validation"][task.name], task.labels["validation"]))
+        for split, by_task in probabilities.items():
+            changed[split][task.name] = calibrate(by_task[task.name], parts[-1])
+        errors[task.name] = {
+            when: dict(zip(task.classes, ece(task.labels["test"], scores["test"][task.name]).tolist()))
+            for when, scores in (("before", probabilities), ("after", changed))
+        }
+    slopes, shifts = (torch.from_numpy(array) for array in np.concatenate(parts, axis=1))
+    with torch.no_grad():
+        model.classifier.weight.mul_(slopes[:, None].to(model.classifier.weight))
+        model.classifier.bias.mul_(slopes.to(model.classifier.bias)).add_(shifts.to(model.classifier.bias))
+    return changed, errors
+
+
 def layer_rate(model, learning_rate, layer_decay):
     """Return the rate of a parameter by its name, which falls by `layer_decay` per stage from the head down (after
     Clark et al., ICLR 2020)."""
@@ -107,6 +129,7 @@ def main():
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="Of the head.")
     parser.add_argument("--layer_decay", type=float, help="Default: 0.75, but 1 from scratch.")
     parser.add_argument("--head", default="random", choices=("random", "probe"), help="What the head begins with.")
+    parser.add_argument("--calibrate", action="store_true", help="Make probabilities mean how often a class is there.")
     parser.add_argument("--lead_dropout", type=float, default=0.0, help="Probability that a record loses leads.")
     parser.add_argument("--noise_mv", type=float, default=0.01, help="Largest added white noise.")
     parser.add_argument("--mixup", type=float, default=0.0, help="α of the mixing of records in pairs; 0 for none.")
@@ -118,6 +141,11 @@ def main():
         parser.error("Expected --data_dir, the folder of PTB-XL, or --dataset, a data set of your own.")
     if args.from_scratch and args.head == "probe":
         parser.error("Expected --head random with --from_scratch, got probe: random features need no probe.")
+    if args.calibrate and args.crop_seconds < args.seconds:
+        parser.error(
+            f"Expected --crop_seconds {args.seconds:g}, whole records, with --calibrate, got {args.crop_seconds:g}: "
+            "the mean over crops is not what the saved model gives."
+        )
     check_push(parser, args)
 
     origin = provenance(seed=args.seed)
@@ -140,20 +168,24 @@ def main():
     outcome = train_classifier(model, groups, views, tasks, extractor, plan, accelerator)
     if not accelerator.is_main_process:
         return
+    probabilities = outcome.probabilities
+    about = origin | {"data_fingerprint": fingerprint, "settings": settings(args)}
+    if args.calibrate:
+        probabilities, about["calibration_error"] = calibrate_head(model, tasks, probabilities)
+        model.config.calibrated = True
     model.config.thresholds = [
         float(threshold)
         for task in tasks
-        for threshold in tune_thresholds(outcome.probabilities["validation"][task.name], task.labels["validation"])
+        for threshold in tune_thresholds(probabilities["validation"][task.name], task.labels["validation"])
     ]
     model.save_pretrained(args.output_dir)
     extractor.save_pretrained(args.output_dir)
-    about = origin | {"data_fingerprint": fingerprint, "settings": settings(args)}
     about |= {"best_epoch": outcome.best_epoch, "curve": outcome.curve}
     write_json(args.output_dir / "finetuning_results.json", about)
     fields = {"weights": weights_fingerprint(model), "data_fingerprint": fingerprint}
     for task in tasks:
-        probabilities = {split: by_task[task.name] for split, by_task in outcome.probabilities.items()}
-        record_run(args, origin, task, probabilities, f" (epoch {outcome.best_epoch})", **fields)
+        of_task = {split: by_task[task.name] for split, by_task in probabilities.items()}
+        record_run(args, origin, task, of_task, f" (epoch {outcome.best_epoch})", **fields)
     push_output(args, about)
 
 

@@ -13,7 +13,7 @@ import torch
 import transformers
 from tiny_models import build, merit_config
 
-from modeling_merit import MeritModel
+from modeling_merit import MeritForEcgClassification, MeritModel
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
 from modeling_merit.processing.benchmark.prompts import SCORE_MEANING, load_prompts
 from modeling_merit.processing.cli import main
@@ -511,6 +511,31 @@ class TestModelCommands:
     def test_prompts_without_a_meaning_are_refused(self, checkpoint, wave_file, capsys, prompts, message):
         assert main(["classify", wave_file, "--model", checkpoint, "--prompts", *prompts]) == 2
         assert message in capsys.readouterr().err
+
+    @pytest.mark.parametrize("calibrated", [True, False])
+    def test_classify_with_a_classifier(self, wave_file, tmp_path, capsys, calibrated):
+        config = merit_config().ecg_config
+        config.id2label, config.problem_type = {0: "AFIB", 1: "\x1b[2JLBBB", 2: "NORM"}, "multi_label_classification"
+        config.thresholds, config.calibrated = [0.0, 1.0, 0.0], calibrated
+        model = build(MeritForEcgClassification, config)
+        model.save_pretrained(tmp_path)
+        MeritFeatureExtractor().save_pretrained(tmp_path)
+        assert main(["classify", wave_file, "--model", str(tmp_path), "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        with torch.no_grad():
+            logits = model.eval()(**MeritFeatureExtractor()(read_ecg(wave_file), return_tensors="pt")).logits[0]
+        assert list(result["probabilities"].values()) == pytest.approx(logits.sigmoid().tolist(), abs=1e-5)
+        assert result["reached"] == ["AFIB", "NORM"] and list(result["thresholds"].values()) == [0, 1, 0]
+        assert ("Not calibrated" not in result["meaning"]) == calibrated and result["disclaimer"] == DISCLAIMER
+        assert main(["classify", wave_file, "--model", str(tmp_path)]) == 0
+        printed = capsys.readouterr().out.splitlines()
+        assert [line.split()[1] for line in printed[1:4]].count("*") == 2 and printed[-1] == DISCLAIMER
+        assert not any("\x1b" in line for line in printed)
+
+    def test_classify_without_prompts_needs_a_classifier(self, checkpoint, report_checkpoint, wave_file, capsys):
+        for model in (checkpoint, report_checkpoint):
+            assert main(["classify", wave_file, "--model", model]) == 2
+            assert "Expected" in capsys.readouterr().err
 
     def test_prompts_that_are_cut_are_noted(self, checkpoint, wave_file, capsys):
         command = ["classify", wave_file, "--model", checkpoint, "--prompts", "sinus rhythm " * 40, "atrial"]

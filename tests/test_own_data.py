@@ -94,6 +94,11 @@ def test_finetuning_needs_data(work):
     assert done.returncode == 2 and "Expected --data_dir, the folder of PTB-XL, or --dataset" in done.stderr
 
 
+def assert_equal(batch, other):
+    assert batch.keys() == other.keys()
+    assert all(torch.equal(torch.as_tensor(batch[name]), torch.as_tensor(other[name])) for name in batch)
+
+
 def test_reports_of_a_table_and_masks_of_short_records(work, tmp_path, tiny_tokenizer):
     rng = np.random.default_rng(0)
     rows = []
@@ -103,7 +108,7 @@ def test_reports_of_a_table_and_masks_of_short_records(work, tmp_path, tiny_toke
     pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)
     args = options("--dataset", tmp_path / "table.csv", "--report_column", "said")
     settings = {"max_report_tokens": 16, "crop_seconds": 3.0, "no_augmentation": False, "lead_dropout": 1.0}
-    settings |= {"noise_mv": 0.05, "wander_mv": 0.05, "gap_probability": 0.0}
+    settings |= {"noise_mv": 0.05, "wander_mv": 0.05, "gap_probability": 0.0, "keep_in_memory": False}
     args = Namespace(**vars(args) | settings)
     table = load_split(args, "train")
     assert table["report"][:] == ["sinus rhythm 0", "sinus rhythm 1", "sinus rhythm 2"]
@@ -118,6 +123,12 @@ def test_reports_of_a_table_and_masks_of_short_records(work, tmp_path, tiny_toke
         assert not mask[:2, 7:].any() and not mask[2, :7].any() and mask[2, 7].all()  # V2 alone was recorded
         assert all(mask[row, lead].all() or not mask[row, lead].any() for row in range(3) for lead in range(12))
     args.no_augmentation = True
+    kept = EcgReportPairs(table, processor, Namespace(**vars(args) | {"keep_in_memory": True}), train=True)
+    kept.set_epoch(pairs.epoch)
+    for _ in range(2):  # what a batch changes is its own
+        assert_equal(kept.__getitems__([2, 0, 1]), pairs.__getitems__([2, 0, 1]))
+    padded = processor.tokenizer.pad({"input_ids": pairs.tokens}, pad_to_multiple_of=8, return_tensors="pt")
+    assert_equal(padded, {name: kept.__getitems__([0, 1, 2])[name] for name in padded})
     whole = EcgReportPairs(table, processor, Namespace(**vars(args) | {"crop_seconds": None}), train=False)
     mask = whole.__getitems__([0, 1])["ecg_mask"]
     assert mask[0, 0].all() and mask[1, 0].sum() == pytest.approx(400, abs=1) and not mask[1, 0, 401:].any()

@@ -1,26 +1,42 @@
-"""Compare files with prompts."""
+"""Compare files with prompts, or give the probabilities of a classifier's statements."""
 
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 from ..benchmark.prompts import LABEL_SETS, LANGUAGES, SCORE_MEANING, load_prompts, read_prompt_file
-from ..inference import embed_ecgs, embed_prompts, load_checkpoint, score_embeddings
+from ..inference import embed_ecgs, embed_prompts, load_checkpoint, load_scorer, score_embeddings
 from ..inspection import printable
 from ..record import DISCLAIMER
 from .common import each_ecg, list_failures, name_of, print_json
+
+PROBABILITY_MEANING = (
+    "Probability that the model gives to each statement by itself; several can hold. Marked * where it reaches the "
+    "statement's threshold, of the highest F1 on validation records."
+)
+CALIBRATED = (
+    "Calibrated: of many validation records given 0.3, about 30 % had the statement. Other populations have other "
+    "frequencies."
+)
+UNCALIBRATED = "Not calibrated: 0.3 need not mean that 30 % of such records have the statement."
+LISTED = 10
+"""So many statements are printed at least."""
 
 
 def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
     """Add the command to the parser."""
     command = commands.add_parser(
-        "classify", parents=[shared.model], help="compare each file with prompts", description=SCORE_MEANING
+        "classify",
+        parents=[shared.model],
+        help="probabilities of a classifier, or scores of prompts, for each file",
+        description=f"Without --prompts, for a classifier such as merit-ecg-statements: {PROBABILITY_MEANING} With "
+        f"--prompts, for a dual encoder such as merit-ecg: {SCORE_MEANING}",
     )
     command.add_argument(
         "--prompts",
         nargs="+",
-        required=True,
         help=f"two or more texts; or a label set with prompts of its own ({', '.join(LABEL_SETS)}), as in the "
         "published results; or a .json file of class to texts",
     )
@@ -32,13 +48,57 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return _classify(args) if args.prompts is None else _score(args)
+
+
+def _classify(args: argparse.Namespace) -> int:
+    """Print what a classifier says of each file."""
+    import torch
+
+    model, extractor = load_scorer(args.model, truncation=args.truncate)
+    config = model.config
+    if config.model_type == "merit":
+        raise ValueError(
+            f"Expected --prompts, texts to compare with, got a model without statements of its own in {args.model!r}. "
+            "Or name a classifier, as examples/finetune.py and `merit-ecg probe` leave one."
+        )
+    if config.problem_type != "multi_label_classification":
+        raise ValueError(
+            f"Expected a classifier of statements that can hold together, got {config.problem_type!r} in "
+            f"{args.model!r}. Use the pipeline `ecg-classification`."
+        )
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    thresholds = getattr(config, "thresholds", None) or [0.5] * len(names)
+    meaning = f"{PROBABILITY_MEANING} {CALIBRATED if getattr(config, 'calibrated', False) else UNCALIBRATED}"
+    failures: list[str] = []
+    for place, ecg in each_ecg(args, extractor, failures):
+        with torch.inference_mode():
+            found = model(**ecg).logits.float().sigmoid()[0].tolist()
+        if args.json:
+            content: dict[str, Any] = place | {"probabilities": dict(zip(names, found))}
+            content["reached"] = [name for name, p, least in zip(names, found, thresholds) if p >= least]
+            content["thresholds"] = dict(zip(names, thresholds))
+            print_json(content | {"meaning": meaning, "disclaimer": DISCLAIMER})
+            continue
+        print(name_of(place))
+        rows = sorted(zip(found, thresholds, names), reverse=True)
+        for number, (probability, threshold, name) in enumerate(rows):
+            if number < LISTED or probability >= threshold:
+                print(f"  {probability:.3f} {'*' if probability >= threshold else ' '} {printable(name)}")
+    if not args.json:
+        print(f"{meaning}\n{DISCLAIMER}")
+    return list_failures(failures)
+
+
+def _score(args: argparse.Namespace) -> int:
+    """Print how prompts score for each file."""
     prompts = _prompts(args)
     model, processor = load_checkpoint(args.model, truncation=args.truncate)
     embedded = embed_prompts(model, processor, prompts)
     for note in embedded.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
     failures: list[str] = []
-    for place, ecg in each_ecg(args, processor, failures):
+    for place, ecg in each_ecg(args, processor.feature_extractor, failures):
         scores = score_embeddings(embed_ecgs(model, processor, ecg, "scores"), embedded)
         found = scores.score[0].tolist()
         if args.json:

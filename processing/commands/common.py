@@ -154,12 +154,12 @@ def _pieces(args: argparse.Namespace, file: str) -> Iterator[tuple[float | None,
         yield round(args.start + number * step, 6), record
 
 
-def each_ecg(args: argparse.Namespace, processor: Any, failures: list[str]) -> Iterator[tuple[dict[str, Any], Any]]:
+def each_ecg(args: argparse.Namespace, extractor: Any, failures: list[str]) -> Iterator[tuple[dict[str, Any], Any]]:
     """Yield what `each_record` yields, with the tensors of the ECG in the place of the record."""
     refused: dict[str, int] = {}
     for place, record in each_record(args, failures):
         try:
-            ecg = processor.feature_extractor(record, return_tensors="pt")
+            ecg = extractor(record, return_tensors="pt")
         except REFUSALS as error:
             refused[place["file"]] = count = refused.get(place["file"], 0) + 1
             if count <= MAX_LISTED:

@@ -117,7 +117,7 @@ def _embed_parts(args: argparse.Namespace) -> int:
     failures: list[str] = []
     rows = [
         place | {"embedding": embed_ecgs(model, processor, ecg, args.features)[0].numpy()}
-        for place, ecg in each_ecg(args, processor, failures)
+        for place, ecg in each_ecg(args, processor.feature_extractor, failures)
     ]
     if rows:
         table = pd.DataFrame(rows)

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     model, processor = load_checkpoint(args.model, "AutoModelForMultimodalLM", args.truncate)
     options = {"prompt": args.prompt, "language": args.language, "max_new_tokens": args.max_new_tokens}
     failures: list[str] = []
-    for place, ecg in each_ecg(args, processor, failures):
+    for place, ecg in each_ecg(args, processor.feature_extractor, failures):
         (text,) = generate_reports(model, processor, ecg, **options)
         if args.json:
             print_json(place | {"report": text, "disclaimer": DISCLAIMER})

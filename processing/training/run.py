@@ -141,6 +141,9 @@ def start(args: argparse.Namespace, report_to: Iterable[str], unused_parameters:
         project_config=ProjectConfiguration(str(args.output_dir)),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
     )
+    # From torch 2.11 on, cuDNN's attention gives NaN gradients where a mask, 64 tokens (modulo 128) and very negative
+    # scores meet (pytorch/pytorch#196678): reports cut off at 64 tokens. Its other kernels do not.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     # Weights without the "module." of several processes, so that another number of them can load a checkpoint.
     accelerator.register_save_state_pre_hook(_save_unwrapped(accelerator))
     accelerator.register_load_state_pre_hook(_load_unwrapped(accelerator))
