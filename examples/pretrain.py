@@ -22,6 +22,7 @@ from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
 from modeling_merit.processing.benchmark.options import check_sizes, model_source, option_parser
 from modeling_merit.processing.benchmark.results import data_fingerprint, provenance, write_json
 from modeling_merit.processing.data import normalize_report
+from modeling_merit.processing.training.cached_gradients import backward_in_parts
 from modeling_merit.processing.training.checkpoints import check_output_dir
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.pairs import EcgReportPairs, load_tables
@@ -61,6 +62,11 @@ def parse_args():
     add("--max_ngram", type=int, default=3, help="Tokens of the longest phrase that is predicted from the ECG.")
     add("--min_reports", type=int, default=20, help="Training reports that hold a predicted word or phrase, at least.")
     add("--learning_rate", type=float, default=5e-3, help="The highest, after the warm-up.")
+    add(
+        "--forward_batch_size",
+        type=int,
+        help="Pairs encoded at a time; less memory, twice the encoding. Default: all.",
+    )
     add("--mask_ratio", type=float, default=0.5, help="Fraction of the patches that is masked.")
     add("--reconstruction_weight", type=float, default=1.0, help="0 switches masked ECG modelling off.")
     add("--contrastive_weight", type=float, default=1.0, help="Weight λ of contrastive alignment; 0 switches it off.")
@@ -81,6 +87,12 @@ def parse_args():
     if missing := [name for name in args.report_to if importlib.util.find_spec(name) is None]:
         parser.error(
             f"Expected the trackers of --report_to to be installed, missing {missing}: pip install {missing[0]}"
+        )
+    if args.forward_batch_size is not None and (args.forward_batch_size < 2 or not args.contrastive_weight):
+        parser.error(
+            "Expected --forward_batch_size of at least 2, and --contrastive_weight above 0, got "
+            f"{args.forward_batch_size} and {args.contrastive_weight:g}. Without contrast, use "
+            "--gradient_accumulation_steps."
         )
     check_sizes(parser, args)
     check_output_dir(parser, args)
@@ -197,6 +209,8 @@ def main():
         unit="ecg",
         data=data | {"reports_fingerprint": data_fingerprint(tokens)},
         any_processes=True,
+        backward=args.forward_batch_size
+        and (lambda batch: backward_in_parts(model, batch, args.forward_batch_size, accelerator)),
     )
     if accelerator.is_main_process:
         about = data | {"settings": settings(args), "parameters": parameters}

@@ -212,6 +212,21 @@ def test_resumed_run_is_the_same_run(whole_run, tmp_path, cache):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_pairs_encoded_in_parts_are_compared_with_all(tmp_path, cache, processes):
+    options = [*RUN, "--max_train_steps", "2", "--lead_dropout", "0", "--dropout", "0"]
+    run(tmp_path / "one", cache, *options, processes=processes)
+    run(tmp_path / "whole", cache, *options, "--forward_batch_size", "8", processes=processes)
+    run(tmp_path / "parts", cache, *options, "--forward_batch_size", "3", processes=processes)
+    one, whole, parts = (log(tmp_path / name) for name in ("one", "whole", "parts"))
+    for line, other in zip(one, whole, strict=True):
+        assert line == pytest.approx(other, rel=1e-4)
+    # Parts have other masks and statistics of batch normalisation, but the contrast is over all pairs.
+    assert parts[0]["train/contrastive_loss"] == pytest.approx(one[0]["train/contrastive_loss"], rel=0.05)
+    assert math.log(3 * processes) < parts[0]["train/contrastive_loss"] < math.log(8 * processes) + 0.1
+
+
+@pytest.mark.slow
 def test_resumed_run_of_two_processes_is_the_same_run(tmp_path, cache):
     whole, rest = tmp_path / "whole", tmp_path / "rest"
     options = [*RUN, *STEPS, "--batch_size", "4", "--drop_path", "0.2"]

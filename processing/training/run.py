@@ -207,6 +207,7 @@ def train(
     unit: str,
     data: Mapping[str, Any],
     any_processes: bool,
+    backward: Callable[[Mapping[str, torch.Tensor]], Any] | None = None,
 ) -> dict[str, Any]:
     """Train from the start or a checkpoint to the last step; the best model lies in the output folder afterwards.
 
@@ -225,6 +226,8 @@ def train(
         data (mapping): Fingerprints and sizes of the data; a run with others is not resumed.
         any_processes (`bool`): Whether the batches of all processes together hold the same records in the same order
             for any number of processes; if not, a run is resumed by the same number alone.
+        backward (callable, *optional*): Adds the gradients of a batch and returns the model's output; a forward and
+            a backward pass when absent.
 
     Returns:
         `dict`: The part of the results file that says how the run went.
@@ -280,6 +283,12 @@ def train(
         if not math.isfinite(numbers["loss"]):
             raise SystemExit(f"The loss became {numbers['loss']} at step {step}; lower --learning_rate.")
 
+    def one_pass(batch: Mapping[str, torch.Tensor]) -> Any:
+        output = model(**batch)
+        accelerator.backward(output.loss)
+        return output
+
+    backward = backward or one_pass
     pending: tuple[int, list[str], torch.Tensor] | None = None
     with StopSignals() as stop:
         model.train()
@@ -291,8 +300,7 @@ def train(
                 batches = accelerator.skip_first_batches(loader, done * args.gradient_accumulation_steps)
             for batch in batches:
                 with accelerator.accumulate(model):
-                    output = model(**batch)
-                    accelerator.backward(output.loss)
+                    output = backward(batch)
                     if accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
                     optimizer.step()
