@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.data_loader import DataLoaderShard
 from accelerate.tracking import GeneralTracker, on_main_process
-from accelerate.utils import DataLoaderConfiguration, ProjectConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, DistributedType, ProjectConfiguration, set_seed
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin, get_cosine_schedule_with_warmup
@@ -171,11 +171,14 @@ def _load_unwrapped(accelerator: Accelerator) -> Callable[[list, str], None]:
     return hook
 
 
-def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Save a model so that a run killed meanwhile leaves the former one, and no file is half written."""
+def save_model(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Save a model so that a run killed meanwhile leaves the former one, and no file is half written.
+
+    `weights` are its own where they do not lie whole in this process.
+    """
     partial = folder / MODEL_PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+    model.save_pretrained(partial, state_dict=weights)
     replace_files(partial, folder)
 
 
@@ -331,8 +334,10 @@ def train(
                     progress.curves.append({"step": progress.step, "train": train_means, "validation": means})
                     if means["loss"] < progress.best_loss:
                         progress.best_loss = means["loss"]
+                        shared_out = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+                        weights = accelerator.get_state_dict(model) if shared_out else None
                         if accelerator.is_main_process:
-                            save_model(accelerator.unwrap_model(model), args.output_dir)
+                            save_model(accelerator.unwrap_model(model), args.output_dir, weights)
                 stopped = stop.received
                 if accelerator.num_processes > 1:
                     stopped = int(accelerator.gather(torch.tensor([stopped], device=accelerator.device)).max())
