@@ -86,7 +86,7 @@ def nearest_reports(folder, values, languages, pool, device, batch_size):
     """Return the training report (of the language) whose text embedding is nearest to the ECG's."""
     model = MeritModel.from_pretrained(folder).to(device).eval()
     tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
-    ecgs = torch.cat([model.get_ecg_features(part.to(device)) for part in values.split(batch_size)])
+    ecgs = torch.cat([model.get_ecg_features(part.to(device)).pooler_output for part in values.split(batch_size)])
     texts = [""] * len(values)
     for language in set(languages):
         reports = sorted(pool[language])
@@ -95,7 +95,7 @@ def nearest_reports(folder, values, languages, pool, device, batch_size):
             tokens = tokenizer(
                 reports[start : start + batch_size], padding=True, truncation=True, return_tensors="pt"
             ).to(device)
-            embeds.append(model.get_text_features(tokens["input_ids"], tokens["attention_mask"]))
+            embeds.append(model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output)
         rows = [row for row, own in enumerate(languages) if own == language]
         for row, best in zip(rows, (ecgs[rows] @ torch.cat(embeds).T).argmax(dim=1).tolist()):
             texts[row] = reports[best]

@@ -37,7 +37,8 @@ def embed_reports(model, processor, texts, batch_size):
     found = []
     for start in range(0, len(texts), batch_size):
         tokens = processor(text=texts[start : start + batch_size], return_tensors="pt").to(model.device)
-        found.append(model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).float().cpu().numpy())
+        features = model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
+        found.append(features.float().cpu().numpy())
     return np.concatenate(found)
 
 
@@ -66,7 +67,12 @@ def main():
     texts, owners = np.unique(reports[kept], return_inverse=True)
     patients = np.array(table["patient_id"])[kept]
     ecg_embeds = embed_signals(
-        model.get_ecg_features, views[args.split], extractor.normalize, args.batch_size, args.device, args.split
+        lambda ecgs: model.get_ecg_features(ecgs).pooler_output,
+        views[args.split],
+        extractor.prepare,
+        args.batch_size,
+        args.device,
+        args.split,
     )[kept]
     ranks = retrieval_ranks(ecg_embeds, embed_reports(model, processor, texts.tolist(), args.batch_size), owners)
 

@@ -204,7 +204,8 @@ def embed_prompts(
     texts, owners = flatten_prompts(classes)
     tokens = on_device(model, processor(text=texts, return_tensors="pt"))
     with torch.inference_mode():
-        features = model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).float().cpu().numpy()
+        features = model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
+        features = features.float().cpu().numpy()
         scale = float(model.get_logit_scale())
         words = None
         if model.config.num_words:

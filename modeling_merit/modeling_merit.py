@@ -530,17 +530,29 @@ class MeritModel(MeritPreTrainedModel):
         """Return the factor of the cosine similarities, `exp(logit_scale)` but at most `config.logit_scale_max`."""
         return self.logit_scale.exp().clamp(max=self.config.logit_scale_max)
 
+    @can_return_tuple
     def get_ecg_features(
         self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
-        """Return unit vectors (batch, projection_dim) of ECGs (batch, leads, samples) in mV."""
-        return self.ecg_projection(self.dropout(self.ecg_model(input_values, ecg_mask, **kwargs).pooler_output))
+    ) -> MeritEcgModelOutput:
+        """Return the output of the ECG encoder for ECGs (batch, leads, samples) in mV; its `pooler_output` are unit
+        vectors (batch, projection_dim), to be compared with those of texts."""
+        encoded = self.ecg_model(input_values, ecg_mask, **kwargs)
+        encoded.pooler_output = self.ecg_projection(self.dropout(encoded.pooler_output))
+        return encoded
 
+    @can_return_tuple
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
-        """Return unit vectors (batch, projection_dim) of tokens (batch, length)."""
-        return self._project_text(self._encode_text(input_ids, attention_mask, **kwargs), attention_mask)
+    ) -> BaseModelOutputWithPooling:
+        """Return the output of the text encoder for tokens (batch, length); its `pooler_output` are unit vectors
+        (batch, projection_dim)."""
+        encoded = self._encode_text(input_ids, attention_mask, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=encoded.last_hidden_state,
+            pooler_output=self._project_text(encoded, attention_mask),
+            hidden_states=encoded.get("hidden_states"),
+            attentions=encoded.get("attentions"),
+        )
 
     def get_word_evidence(self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return `log q(word | ECG) - log p(word)` of ECGs, (batch, num_words): nats by which each word is likelier
@@ -554,7 +566,7 @@ class MeritModel(MeritPreTrainedModel):
         return self._word_evidence(self.ecg_model(input_values, ecg_mask).pooler_output)
 
     def get_score_features(self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Return what texts are scored against: `get_ecg_features`, and behind them `get_word_evidence` of a model
+        """Return what texts are scored against: unit vectors of ECGs, and behind them `get_word_evidence` of a model
         that predicts words, (batch, projection_dim + num_words)."""
         pooled = self.ecg_model(input_values, ecg_mask).pooler_output
         unit = self.ecg_projection(self.dropout(pooled))
@@ -717,7 +729,7 @@ class MeritForPreTraining(MeritPreTrainedModel):
             terms.append(config.reconstruction_weight * output.reconstruction_loss)
         if config.contrastive_weight:
             output.ecg_embeds = merit.ecg_projection(merit.dropout(encoded.pooler_output[:batch]))
-            output.text_embeds = merit.get_text_features(input_ids, attention_mask)
+            output.text_embeds = merit.get_text_features(input_ids, attention_mask).pooler_output
             pairs = (output.ecg_embeds, output.text_embeds, merit.get_logit_scale())
             output.contrastive_loss = contrastive_loss(*pairs, report_fingerprints(input_ids, attention_mask))
             with torch.no_grad():

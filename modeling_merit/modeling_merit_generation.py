@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutputWithPast
 
 from .configuration_merit import MeritGenerationConfig
 from .modeling_merit import MeritEcgModel, MeritPreTrainedModel
@@ -200,8 +200,9 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
         ecg_hidden_states: torch.Tensor | None = None,
         ecg_token_mask: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> torch.Tensor:
-        """Return vectors (ecgs, num_ecg_tokens, width of the LM) of ECGs, or of the output of `ecg_model` for them.
+    ) -> BaseModelOutputWithPooling:
+        """Return the output of `ecg_model` for ECGs, or what is given of it; its `pooler_output` are the vectors
+        (ecgs, num_ecg_tokens, width of the LM) that stand for them in a prompt.
 
         What else a processor returns, such as `input_ids`, may be among `kwargs` and is not used.
         """
@@ -209,7 +210,8 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
             encoded = self.ecg_model(input_values, ecg_mask)
             ecg_hidden_states, ecg_token_mask = encoded.last_hidden_state, encoded.token_mask
         dtype = next(self.projector.parameters()).dtype
-        return self.projector(ecg_hidden_states.to(dtype), ecg_token_mask)
+        projected = self.projector(ecg_hidden_states.to(dtype), ecg_token_mask)
+        return BaseModelOutputWithPooling(last_hidden_state=ecg_hidden_states, pooler_output=projected)
 
     def forward(
         self,
@@ -255,7 +257,7 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
             # The placeholder may lie outside the vocabulary of the language model, so it never reaches its embedding.
             inputs_embeds = self.get_input_embeddings()(input_ids.masked_fill(is_ecg, 0))
         if has_ecgs:
-            features = self.get_ecg_features(input_values, ecg_mask, ecg_hidden_states, ecg_token_mask)
+            features = self.get_ecg_features(input_values, ecg_mask, ecg_hidden_states, ecg_token_mask).pooler_output
             self._check_placeholders(is_ecg, features.shape[0])
             inputs_embeds = inputs_embeds.masked_scatter(is_ecg[..., None], features.to(inputs_embeds))
         elif is_ecg is not None and _is_empty(past_key_values):

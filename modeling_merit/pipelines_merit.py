@@ -331,7 +331,7 @@ class MeritEcgFeatureExtractionPipeline(MeritPipeline):
     def compute(self, ecgs, features="pooled"):
         inputs = ecgs["input_values"], ecgs["ecg_mask"]
         if features == "aligned":
-            return self.model.get_ecg_features(*inputs).float()
+            return self.model.get_ecg_features(*inputs).pooler_output.float()
         return getattr(self.model, "ecg_model", self.model)(*inputs).pooler_output.float()
 
     def postprocess(self, windows, features="pooled", return_tensors=False):  # type: ignore[override]

@@ -217,7 +217,7 @@ def _score(
     else:
         vector, kind = _embed_text(model, processor, target), "cosine_similarity"
     direction = torch.as_tensor(vector, dtype=model.dtype, device=model.device)
-    return lambda values, mask: model.get_ecg_features(values, mask) @ direction, target, kind
+    return lambda values, mask: model.get_ecg_features(values, mask).pooler_output @ direction, target, kind
 
 
 def _embed_text(model: Any, processor: Any, text: str) -> np.ndarray:
@@ -232,7 +232,8 @@ def _embed_text(model: Any, processor: Any, text: str) -> np.ndarray:
             "Write it in the language of the reports that the model has learnt from."
         )
     with torch.inference_mode():
-        return model.get_text_features(tokens["input_ids"], tokens["attention_mask"])[0].float().cpu().numpy()
+        features = model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
+        return features[0].float().cpu().numpy()
 
 
 def _flat_lines(values: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":

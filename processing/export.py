@@ -237,7 +237,7 @@ def _graphs(model: Any, processor: Any) -> dict[str, Graph]:
     return {
         "ecg_encoder": Graph(encode, ecg, ecg_axes, ("ecg_embeds", "pooled")),
         "text_encoder": Graph(
-            lambda model, *tokens: (model.get_text_features(*tokens),),
+            lambda model, *tokens: (model.get_text_features(*tokens).pooler_output,),
             tokens,
             dict.fromkeys(tokens, {0: Dim("texts"), 1: Dim("tokens", max=longest)}),
             ("text_embeds",),

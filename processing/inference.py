@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 FEATURES: dict[str, Callable] = {
-    "aligned": lambda model, *ecg: model.get_ecg_features(*ecg),
+    "aligned": lambda model, *ecg: model.get_ecg_features(*ecg).pooler_output,
     "scores": lambda model, *ecg: model.get_score_features(*ecg),
     "pooled": lambda model, *ecg: model.ecg_model(*ecg).pooler_output,
 }

@@ -341,7 +341,7 @@ def embed_text(model: Any, processor: Any, text: str) -> np.ndarray:
     with torch.inference_mode():
         device = model.device
         features = model.get_text_features(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
-    return features[0].float().cpu().numpy()
+    return features.pooler_output[0].float().cpu().numpy()
 
 
 def _lengths(column: Any) -> np.ndarray:

@@ -38,11 +38,11 @@ def test_simulated_conditions_are_found_without_training_on_simulations(checkpoi
     model, processor = checkpoint
     conditions = RHYTHMS | FINDINGS
     names = processor(text=[condition.phrases[0] for condition in conditions.values()], return_tensors="pt")
-    texts = model.get_text_features(**names)
+    texts = model.get_text_features(**names).pooler_output
     scores, labels = [], np.repeat(np.eye(len(conditions), dtype=np.int8), 3, axis=0)
     for condition in conditions:
         ecgs = [simulate_ecg(condition, seed=seed) for seed in range(3)]
-        scores.append(model.get_ecg_features(**processor(ecg=ecgs, return_tensors="pt")) @ texts.T)
+        scores.append(model.get_ecg_features(**processor(ecg=ecgs, return_tensors="pt")).pooler_output @ texts.T)
     # 0.90 when the weights were made; 0.5 is chance.
     assert np.mean(auroc(labels, torch.cat(scores).numpy())) > 0.8
 
@@ -84,5 +84,5 @@ def test_offset_and_wander_hardly_move_an_embedding(checkpoint, drift, least):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of implausible amplitudes, which the offset gives
             prepared = processor.feature_extractor(signals, **inputs, return_tensors="pt")
-        for vectors in (model.get_ecg_features(**prepared), model.ecg_model(**prepared).pooler_output):
+        for vectors in (model.get_ecg_features(**prepared).pooler_output, model.ecg_model(**prepared).pooler_output):
             assert torch.cosine_similarity(*vectors, dim=0) > least, condition

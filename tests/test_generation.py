@@ -97,7 +97,7 @@ def test_beam_search_keeps_the_ecgs_of_each_prompt_together(options, ecgs):
     for one, own in zip(prompts, (slice(0, 2), slice(2, 3))):
         ids = torch.tensor([one])
         embeds = model.get_input_embeddings()(ids.masked_fill(ids == ECG, 0)).detach()
-        embeds[ids == ECG] = model.get_ecg_features(ecgs[own], mask[own]).flatten(0, 1).detach()
+        embeds[ids == ECG] = model.get_ecg_features(ecgs[own], mask[own]).pooler_output.flatten(0, 1).detach()
         by_hand.append(model.language_model.generate(inputs_embeds=embeds, **GREEDY, **options))
     assert together.tolist() == torch.cat(by_hand).tolist()
 
@@ -147,7 +147,9 @@ def test_masked_patches_never_reach_the_language_model(projector, ecgs):
     shouting = torch.where(encoded.token_mask[..., None], encoded.last_hidden_state, 1e4)
     shouted = model(ids, ecg_hidden_states=shouting, ecg_token_mask=encoded.token_mask).logits
     torch.testing.assert_close(shouted, logits[0], rtol=0, atol=1e-5)
-    nothing = model.get_ecg_features(ecg_hidden_states=shouting, ecg_token_mask=torch.zeros(1, 63, dtype=torch.bool))
+    nothing = model.get_ecg_features(
+        ecg_hidden_states=shouting, ecg_token_mask=torch.zeros(1, 63, dtype=torch.bool)
+    ).pooler_output
     assert nothing.isfinite().all() and nothing.abs().max() < 100
 
 
@@ -192,7 +194,7 @@ def test_padding_changes_no_span(positions, spans, left, right):
 @pytest.mark.parametrize("seconds", [2.5, 10.0, 30.0])
 @pytest.mark.parametrize("projector", ["mlp", "perceiver"])
 def test_any_duration_gives_the_same_number_of_vectors(projector, seconds):
-    features = build(projector_type=projector).get_ecg_features(torch.randn(2, 12, round(seconds * 100)))
+    features = build(projector_type=projector).get_ecg_features(torch.randn(2, 12, round(seconds * 100))).pooler_output
     assert features.shape == (2, PLACEHOLDERS, 16)
     assert features.std() > 0.05
 
@@ -373,9 +375,9 @@ def test_attention_is_set_in_all_parts_and_in_one():
 
 def test_ecg_features_of_all_that_a_processor_gives(ecgs):
     model, inputs = build(), left_pad([prompt("ecg", 5)])
-    features = model.get_ecg_features(input_values=ecgs[:1], ecg_mask=None, **inputs)
-    assert torch.equal(features, model.get_ecg_features(ecgs[:1]))
-    assert torch.equal(features, model.get_ecg_features(ecgs[:1], input_ids=None, attention_mask=None))
+    features = model.get_ecg_features(input_values=ecgs[:1], ecg_mask=None, **inputs).pooler_output
+    assert torch.equal(features, model.get_ecg_features(ecgs[:1]).pooler_output)
+    assert torch.equal(features, model.get_ecg_features(ecgs[:1], input_ids=None, attention_mask=None).pooler_output)
 
 
 @pytest.mark.parametrize("projector", ["mlp", "perceiver"])

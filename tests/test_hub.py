@@ -151,7 +151,7 @@ for each in (model, processor, processor.feature_extractor):
     assert type(each).__module__.startswith("transformers_modules."), type(each)
 with torch.no_grad():
     output = model(**processor(ecgs, ["sinusrhythmus", "vorhofflimmern"], **facts))
-    same = model.get_ecg_features(**extracted)
+    same = model.get_ecg_features(**extracted).pooler_output
 save_file({"ecg": output.ecg_embeds, "text": output.text_embeds, "extracted": same}, sys.argv[3])
 """
 

@@ -61,7 +61,7 @@ def test_embeddings_are_those_of_the_model(loaded, ecgs, features):
     model, inputs = AutoModel.from_pretrained(CHECKPOINT), AutoProcessor.from_pretrained(CHECKPOINT)(ecg=ecgs)
     inputs = [torch.as_tensor(inputs[name]) for name in ("input_values", "ecg_mask")]
     expected = {
-        "aligned": lambda: model.get_ecg_features(*inputs),
+        "aligned": lambda: model.get_ecg_features(*inputs).pooler_output,
         "scores": lambda: model.get_score_features(*inputs),
         "pooled": lambda: model.ecg_model(*inputs).pooler_output,
     }[features]()
@@ -98,7 +98,7 @@ def test_scores_of_a_label_set_are_the_published_ones(loaded):
     tokens = loaded[1].tokenizer(
         [normalize_report(text) for text in texts], padding=True, truncation=True, return_tensors="pt"
     )
-    features = loaded[0].get_text_features(tokens["input_ids"], tokens["attention_mask"])
+    features = loaded[0].get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
     anchors = average_prompts(features.float().cpu().numpy(), owners)
     embedded = embed_prompts(*loaded, prompts)
     assert embedded.names == ("CD", "HYP", "MI", "NORM", "STTC")

@@ -77,11 +77,11 @@ def encoders() -> dict:
     return {
         "encoder": lambda *ecg: whole(*ecg).pooler_output,
         "encoder in windows": lambda *ecg: windowed(*ecg).pooler_output,
-        "aligned": dual.get_ecg_features,
+        "aligned": lambda *ecg: dual.get_ecg_features(*ecg).pooler_output,
         "words": dual.get_word_evidence,
         "classifier": lambda *ecg: classifier(*ecg).logits,
-        "mlp projector": lambda *ecg: writers[0].get_ecg_features(*ecg).flatten(1),
-        "perceiver projector": lambda *ecg: writers[1].get_ecg_features(*ecg).flatten(1),
+        "mlp projector": lambda *ecg: writers[0].get_ecg_features(*ecg).pooler_output.flatten(1),
+        "perceiver projector": lambda *ecg: writers[1].get_ecg_features(*ecg).pooler_output.flatten(1),
     }
 
 
@@ -320,10 +320,10 @@ def test_dual_encoder_scores():
     assert output.logits_per_ecg.shape == (2, 3)
     assert close(output.ecg_embeds.norm(dim=1), torch.ones(2)) and close(output.text_embeds.norm(dim=1), torch.ones(3))
     assert close(output.logits_per_ecg, output.ecg_embeds @ output.text_embeds.T / 0.07, tolerance=1e-3)
-    assert torch.equal(output.ecg_embeds, model.get_ecg_features(ecgs()))
-    assert torch.equal(output.text_embeds, model.get_text_features(**text))
+    assert torch.equal(output.ecg_embeds, model.get_ecg_features(ecgs()).pooler_output)
+    assert torch.equal(output.text_embeds, model.get_text_features(**text).pooler_output)
     assert model(ecgs()).text_embeds is None and model(**text).ecg_embeds is None
-    alone = model.get_text_features(**reports(TEXTS[1]))
+    alone = model.get_text_features(**reports(TEXTS[1])).pooler_output
     assert close(output.text_embeds[1:2], alone)
     with torch.no_grad():
         model.logit_scale.fill_(20.0)
@@ -355,9 +355,9 @@ def test_text_pooling():
     mean, cls = (build(MeritModel, merit_config(text_pooling=how)) for how in ("mean", "cls"))
     text = reports(*TEXTS)
     hidden = cls.text_model(**text).last_hidden_state
-    assert torch.equal(cls.get_text_features(**text), cls.text_projection(hidden[:, 0]))
+    assert torch.equal(cls.get_text_features(**text).pooler_output, cls.text_projection(hidden[:, 0]))
     expected = torch.stack([hidden[0].mean(dim=0), hidden[1, :3].mean(dim=0)])
-    assert close(mean.get_text_features(**text), mean.text_projection(expected))
+    assert close(mean.get_text_features(**text).pooler_output, mean.text_projection(expected))
 
 
 def test_words_start_at_their_frequencies():

@@ -34,10 +34,10 @@ def dual_encoder(model_class: type):
 def test_features_of_each_kind(inputs):
     model = dual_encoder(MeritModel)
     output = model(**inputs)
-    torch.testing.assert_close(model.get_ecg_features(**inputs), output.ecg_embeds)
-    torch.testing.assert_close(model.get_text_features(**inputs), output.text_embeds)
+    torch.testing.assert_close(model.get_ecg_features(**inputs).pooler_output, output.ecg_embeds)
+    torch.testing.assert_close(model.get_text_features(**inputs).pooler_output, output.text_embeds)
     bare = {name: inputs[name] for name in ("input_values", "ecg_mask")}
-    torch.testing.assert_close(model.get_ecg_features(**bare, attention_mask=None), output.ecg_embeds)
+    torch.testing.assert_close(model.get_ecg_features(**bare, attention_mask=None).pooler_output, output.ecg_embeds)
     assert torch.equal(output.logits_per_text, output.logits_per_ecg.T)
 
 

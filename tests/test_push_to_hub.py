@@ -27,7 +27,7 @@ signal = np.random.default_rng(0).normal(size=(2, 1000))
 def embed(source):
     processor = AutoProcessor.from_pretrained(source, trust_remote_code=True)
     inputs = processor(ecg=signal, sampling_rate=100, leads=["I", "II"], units="mV", return_tensors="pt")
-    return AutoModel.from_pretrained(source, trust_remote_code=True).eval().get_ecg_features(**inputs)
+    return AutoModel.from_pretrained(source, trust_remote_code=True).eval().get_ecg_features(**inputs).pooler_output
 assert (embed("me/heart") == embed(sys.argv[1])).all()
 """
 LOAD_DATASET = """

@@ -61,7 +61,7 @@ def test_one_recording_through_every_format_gives_one_embedding(data_dir, tmp_pa
     def embed(record):
         with torch.inference_mode():
             inputs = processor(ecg=record, return_tensors="pt")
-            return model.get_ecg_features(inputs["input_values"], inputs["ecg_mask"])[0]
+            return model.get_ecg_features(inputs["input_values"], inputs["ecg_mask"]).pooler_output[0]
 
     embeddings = {name: embed(read_ecg(path, **facts)) for name, (path, facts) in files.items()}
     cosines = {name: torch.cosine_similarity(x, embeddings["wfdb"], dim=0).item() for name, x in embeddings.items()}

@@ -10,13 +10,6 @@ NESTED = dict.fromkeys(
     ("test_hidden_states_output", "test_retain_grad_hidden_states_attentions"),
     "As in CLIP, hidden states are in `ecg_model_output` and `text_model_output`; those classes are tested.",
 )
-TENSORS = dict.fromkeys(
-    (
-        *("test_get_text_features_output_0", "test_get_text_features_output_1", "test_get_text_features_output_2"),
-        "test_get_text_features_hidden_states",
-    ),
-    "`get_text_features` returns the unit vectors themselves; the output of the text encoder is in `MeritOutput`.",
-)
 BOOLEANS = {"test_model_outputs_equivalence": "It subtracts outputs; `masked_patches` is a boolean mask."}
 NO_BASE_MODEL = {
     "test_model_base_model_prefix": (
@@ -36,7 +29,7 @@ REMOTE_CODE = dict.fromkeys(
 DEVIATIONS: dict[str, list[dict[str, str]]] = {
     "MeritEcgModelTest": [MISSING, CONVOLUTIONS],
     "MeritForEcgClassificationTest": [MISSING, CONVOLUTIONS],
-    "MeritModelTest": [MISSING, NESTED, TENSORS],
+    "MeritModelTest": [MISSING, NESTED],
     "MeritForPreTrainingTest": [MISSING, BOOLEANS],
     "MeritForConditionalGenerationTest": [MISSING, NO_BASE_MODEL],
     "MeritProcessorTest": [SOUND, REMOTE_CODE],
