@@ -13,11 +13,13 @@ import shutil
 from importlib.metadata import requires
 from pathlib import Path
 
-from transformers import AutoConfig, AutoProcessor
+from transformers import AutoConfig, AutoFeatureExtractor, AutoProcessor
 
 import modeling_merit
 
-BESIDE_THE_WEIGHTS = ("README.md", "pretraining_results.json", "finetuning_results.json")
+BESIDE_THE_WEIGHTS = (
+    *("README.md", "pretraining_results.json", "finetuning_results.json", "report_training_results.json"),
+)
 HANDLER = Path(__file__).with_name("handler.py")
 NEEDED = ("transformers", "numpy", "scipy", "wfdb")
 """Packages that the code beside the weights imports, but for torch, which the image of an endpoint brings along."""
@@ -42,7 +44,8 @@ def main():
         parser.error("Expected --output to differ from --model, got the same folder.")
     architecture = AutoConfig.from_pretrained(args.model).architectures[0]
     model = getattr(modeling_merit, architecture).from_pretrained(args.model)
-    processor = AutoProcessor.from_pretrained(args.model)
+    with_texts = (args.model / "processor_config.json").is_file()  # else an ECG classifier
+    processor = (AutoProcessor if with_texts else AutoFeatureExtractor).from_pretrained(args.model)
     shutil.rmtree(args.output, ignore_errors=True)
     model.save_pretrained(args.output)
     processor.save_pretrained(args.output)

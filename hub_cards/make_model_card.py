@@ -3,8 +3,10 @@
 python hub_cards/make_model_card.py --checkpoint merit-ecg --results results/ptb_xl.json \\
     --subgroups results/subgroups.json --run joint
 
-`--calibration` takes rows of the metrics `ece` and `brier`, as other result rows. No CO2 is stated: nothing here
-measures energy.
+The folder's file of results chooses the card: pretraining_results.json that of a dual encoder, finetuning_results.json
+that of a classifier, report_training_results.json that of a report writer, whose `--results` are the rows of
+evaluate_reports.py. `--calibration` takes rows of the metrics `ece` and `brier`, as other result rows. No CO2
+is stated: nothing here measures energy.
 """
 
 import argparse
@@ -13,7 +15,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-TEMPLATE = Path(__file__).with_name("model_card.md")
+FOLDER = Path(__file__).parent
+TAGS = ["ecg", "electrocardiogram"]
 TERMS = (
     *("reconstruction_loss", "reconstruction_information", "contrastive_loss", "text_information"),
     *("word_loss", "word_information"),
@@ -97,52 +100,125 @@ def model_index(rows: list[dict]) -> list[EvalResult]:
     ]
 
 
+def report_table(results: Path | None) -> str:
+    """The scores of the reports of the model and of its controls, one line each."""
+    if results is None:
+        return "Not evaluated."
+    rows = json.loads(results.read_text(encoding="utf-8"))
+    runs, metrics = (list(dict.fromkeys(row[key] for row in rows)) for key in ("run", "metric"))
+    cells = {(row["run"], row["metric"]): row for row in rows}
+    lines = [f"| | {' | '.join(metrics)} |", f"|---{'|---' * len(metrics)}|"]
+    for run in runs:
+        found = [cells[run, metric] for metric in metrics]
+        values = (f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" for row in found)
+        lines.append(f"| {run} | {' | '.join(values)} |")
+    return "\n".join([*lines, "", f"Command: `{rows[0]['command']}` (commit `{rows[0]['commit']}`)"])
+
+
+def dual_encoder_card(args: argparse.Namespace, run: dict) -> tuple[str, dict, dict]:
+    """Return the template, what the header says, and what the template is filled with."""
+    rows = evaluation_rows(args.results, args.run, run["seed"])
+    calibration = evaluation_rows(args.calibration, args.run, run["seed"])
+    header = {
+        "eval_results": model_index(rows) or None,
+        "pipeline_tag": "feature-extraction",
+        "datasets": sorted(name.partition(":")[0] for name in run["settings"]["dataset"].split(",")),
+        "metrics": hub_metrics(rows),
+        "tags": [*TAGS, "contrastive-learning", "masked-autoencoder", "zero-shot-classification"],
+    }
+    return (
+        "model_card.md",
+        header,
+        {
+            "training_records": run["train_records"],
+            "steps": run["curves"][-1]["step"],
+            "batch_size": run["settings"]["batch_size"],
+            "parameters": f"{run['parameters'] / 1e6:.2f} million",
+            "curves": curve_rows(run["curves"]),
+            "evaluation": evaluation_table(rows),
+            "subgroups": subgroup_table(evaluation_rows(args.subgroups, args.run, run["seed"])),
+            "calibration": evaluation_table([row for row in calibration if row["metric"] in CALIBRATION])
+            if calibration
+            else "",
+        },
+    )
+
+
+def classifier_card(args: argparse.Namespace, run: dict) -> tuple[str, dict, dict]:
+    """As `dual_encoder_card`, of a classifier of finetune.py."""
+    rows = evaluation_rows(args.results, args.run, run["seed"])
+    config = json.loads((args.checkpoint / "config.json").read_text(encoding="utf-8"))
+    ece = {
+        when: [error for found in run["calibration_error"].values() for error in found[when].values()]
+        for when in ("before", "after")
+    }
+    header = {
+        "eval_results": model_index(rows) or None,
+        "pipeline_tag": "audio-classification",
+        "datasets": ["ptb_xl"],
+        "metrics": hub_metrics(rows),
+        "tags": [*TAGS, "ecg-classification"],
+    }
+    return (
+        "statements_card.md",
+        header,
+        {
+            "classes": len(config["id2label"]),
+            "best_epoch": run["best_epoch"],
+            "validation_auroc": f"{run['curve'][run['best_epoch']]['validation_macro_auroc']:.3f}",
+            "evaluation": evaluation_table(rows),
+            **{f"ece_{when}": f"{sum(errors) / len(errors):.4f}" for when, errors in ece.items()},
+            "subgroups": subgroup_table(evaluation_rows(args.subgroups, args.run, run["seed"])),
+        },
+    )
+
+
+def report_writer_card(args: argparse.Namespace, run: dict) -> tuple[str, dict, dict]:
+    """As `dual_encoder_card`, of a model of train_report_generation.py."""
+    header = {"pipeline_tag": "text-generation", "datasets": ["ptb_xl"], "tags": [*TAGS, "report-generation"]}
+    filled = {
+        "parameters": f"{run['trained_parameters'] / 1e6:.2f} million",
+        "loss": f"{run['best_validation_loss']:.3f}",
+        "evaluation": report_table(args.results),
+    }
+    return "report_card.md", header, filled
+
+
+CARDS = {
+    "finetuning_results.json": classifier_card,
+    "report_training_results.json": report_writer_card,
+    "pretraining_results.json": dual_encoder_card,
+}
+"""By the file of results in the folder of a checkpoint."""
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, default=Path("merit-ecg"), help="Folder written by pretrain.py.")
-    parser.add_argument("--results", type=Path, help="Rows written by linear_probe.py.")
+    parser.add_argument("--checkpoint", type=Path, default=Path("merit-ecg"), help="Folder of a training script.")
+    parser.add_argument("--results", type=Path, help="Rows written by an evaluation script.")
     parser.add_argument("--subgroups", type=Path, help="Rows written by plot_results.py.")
     parser.add_argument("--calibration", type=Path, help="Rows of the metrics ece and brier.")
     parser.add_argument("--run", default="joint", help="Name of this checkpoint in the results.")
     parser.add_argument("--repo_id", default="your-name/merit-ecg")
     args = parser.parse_args()
 
-    run = json.loads((args.checkpoint / "pretraining_results.json").read_text(encoding="utf-8"))
-    rows = evaluation_rows(args.results, args.run, run["seed"])
-    subgroups = evaluation_rows(args.subgroups, args.run, run["seed"])
-    calibration = evaluation_rows(args.calibration, args.run, run["seed"])
+    kind = next((name for name in CARDS if (args.checkpoint / name).is_file()), None)
+    if kind is None:
+        parser.error(f"Expected one of {', '.join(CARDS)} in {args.checkpoint}, got none.")
+    run = json.loads((args.checkpoint / kind).read_text(encoding="utf-8"))
+    template, header, filled = CARDS[kind](args, run)
     name = args.repo_id.split("/")[-1]
     data = ModelCardData(
-        model_name=name,
-        eval_results=model_index(rows) or None,
-        language=["de", "en"],
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="feature-extraction",
-        datasets=sorted(name.partition(":")[0] for name in run["settings"]["dataset"].split(",")),
-        metrics=hub_metrics(rows),
-        tags=["ecg", "electrocardiogram", "contrastive-learning", "masked-autoencoder", "zero-shot-classification"],
+        model_name=name, language=["de", "en"], license="apache-2.0", library_name="transformers", **header
     )
     card = ModelCard.from_template(
         data,
-        template_path=str(TEMPLATE),
+        template_path=str(FOLDER / template),
         model_name=name,
         repo_id=args.repo_id,
-        training_records=run["train_records"],
-        steps=run["curves"][-1]["step"],
-        batch_size=run["settings"]["batch_size"],
-        parameters=f"{run['parameters'] / 1e6:.2f} million",
-        command=run["command"],
-        commit=run["commit"],
-        data_fingerprint=run["data_fingerprint"],
-        seed=run["seed"],
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
-        curves=curve_rows(run["curves"]),
-        evaluation=evaluation_table(rows),
-        subgroups=subgroup_table(subgroups),
-        calibration=evaluation_table([row for row in calibration if row["metric"] in CALIBRATION])
-        if calibration
-        else "",
+        **{key: run[key] for key in ("command", "commit", "data_fingerprint", "seed")},
+        **filled,
     )
     card.save(args.checkpoint / "README.md")
     print(args.checkpoint / "README.md")
