@@ -28,6 +28,7 @@ from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.pairs import EcgReportPairs, load_tables
 from modeling_merit.processing.training.publishing import PUSH_OPTIONS, check_push, push_output
 from modeling_merit.processing.training.run import RUN_OPTIONS, cosine_schedule, settings, start, train
+from modeling_merit.processing.training.streaming import EcgReportStream, ParquetFiles
 from modeling_merit.processing.training.tokenizers import frequent_ngrams, train_wordpiece
 
 METRICS = (
@@ -58,6 +59,10 @@ def parse_args():
         help="Text encoder, a Hub id or folder; when absent a small one is trained on the reports.",
     )
     add("--vocab_size", type=int, default=4000, help="Tokens of the tokenizer trained when no text model is named.")
+    add("--streaming", action="store_true", help="Read --dataset, a folder or URL of Parquet files, as a stream.")
+    add(
+        "--shuffle_buffer", type=int, default=2048, help="Rows of a stream that are shuffled at a time, besides files."
+    )
     add("--max_report_tokens", type=int, default=64, help="Longer reports are cut off.")
     add("--max_ngram", type=int, default=3, help="Tokens of the longest phrase that is predicted from the ECG.")
     add("--min_reports", type=int, default=20, help="Training reports that hold a predicted word or phrase, at least.")
@@ -93,6 +98,10 @@ def parse_args():
             "Expected --forward_batch_size of at least 2, and --contrastive_weight above 0, got "
             f"{args.forward_batch_size} and {args.contrastive_weight:g}. Without contrast, use "
             "--gradient_accumulation_steps."
+        )
+    if args.streaming and (args.num_workers or args.keep_in_memory):
+        parser.error(
+            "Expected neither --num_workers nor --keep_in_memory with --streaming: a stream is read as it comes."
         )
     check_sizes(parser, args)
     check_output_dir(parser, args)
@@ -145,6 +154,54 @@ def build(args, train_table):
     return model, MeritProcessor(extractor, tokenizer)
 
 
+def open_streams(args):
+    """Return the Parquet files of both splits, as `load_tables` returns tables."""
+    try:
+        files = [ParquetFiles(args.dataset, split) for split in ("train", "validation")]
+        for part in files:
+            empty = sum(not (report or "").strip() for report in part["report"])
+            if empty and (args.contrastive_weight or args.word_weight):
+                raise ValueError(f"Expected a report in every row to align with, got {empty} rows without.")
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{args.dataset} cannot be streamed: {error}") from error
+    return files
+
+
+def make_loaders(args, tables, processor, accelerator):
+    """Return the loaders of training and validation, and the fingerprints and sizes of what they read."""
+    if args.streaming:
+        loaders = [
+            EcgReportStream(part, processor, args, train, accelerator) for part, train in zip(tables, (True, False))
+        ]
+        files = (np.array([part.num_rows, part.sizes]) for part in tables)
+        reports = (np.frombuffer("\n".join(part["report"]).encode(), dtype=np.uint8) for part in tables)
+    else:
+        loaders = []
+        for table, training in zip(tables, (True, False)):
+            pairs = EcgReportPairs(table, processor, args, training)
+            # Its own generator: otherwise each epoch draws from the global one, and a resumed run drifts.
+            loader = DataLoader(
+                pairs,
+                min(args.batch_size, len(pairs) // accelerator.num_processes),
+                shuffle=training,
+                drop_last=True,
+                collate_fn=lambda batch: batch,
+                num_workers=args.num_workers,
+                generator=torch.Generator().manual_seed(args.seed),
+            )
+            loaders.append(loader)
+        both = [loader.dataset for loader in loaders]
+        files = (pairs.view.signals(range(len(pairs))) for pairs in both)
+        reports = (np.array(ids) for pairs in both for ids in pairs.tokens)
+        loaders = accelerator.prepare(*loaders)
+    data = {
+        "data_fingerprint": data_fingerprint(files),
+        "train_records": len(tables[0]),
+        "validation_records": len(tables[1]),
+    }
+    return loaders, data, data_fingerprint(reports)
+
+
 def validate(model, loader, accelerator, seed):
     """Return the mean of every term over the validation batches: the same masks each time, training not affected."""
     sums, devices = {}, [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -164,36 +221,14 @@ def main():
     one_branch = not (args.reconstruction_weight and args.contrastive_weight and args.word_weight)
     accelerator = start(args, args.report_to, unused_parameters=one_branch)
     with accelerator.main_process_first():
-        tables = load_tables(args)
+        tables = open_streams(args) if args.streaming else load_tables(args)
     set_seed(args.seed)
     model, processor = build(args, tables[0])
-    loaders = []
-    for table, training in zip(tables, (True, False)):
-        pairs = EcgReportPairs(table, processor, args, training)
-        # Its own generator: otherwise each epoch draws from the global one, and a resumed run drifts.
-        loader = DataLoader(
-            pairs,
-            min(args.batch_size, len(pairs) // accelerator.num_processes),
-            shuffle=training,
-            drop_last=True,
-            collate_fn=lambda batch: batch,
-            num_workers=args.num_workers,
-            generator=torch.Generator().manual_seed(args.seed),
-        )
-        loaders.append(loader)
-    train_pairs, validation_pairs = (loader.dataset for loader in loaders)
-    data = {
-        "data_fingerprint": data_fingerprint(
-            pairs.view.signals(range(len(pairs))) for pairs in (train_pairs, validation_pairs)
-        ),
-        "train_records": len(train_pairs),
-        "validation_records": len(validation_pairs),
-    }
-    tokens = (np.array(ids) for pairs in (train_pairs, validation_pairs) for ids in pairs.tokens)
+    loaders, data, reports_fingerprint = make_loaders(args, tables, processor, accelerator)
     parameters = model.num_parameters()
     groups = parameter_groups(model, args.learning_rate, args.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
-    model, optimizer, *loaders = accelerator.prepare(model, optimizer, *loaders)
+    model, optimizer = accelerator.prepare(model, optimizer)
     outcome = train(
         model,
         optimizer,
@@ -207,8 +242,8 @@ def main():
         validate=lambda: validate(model, loaders[1], accelerator, args.seed),
         set_epoch=loaders[0].set_epoch,
         unit="ecg",
-        data=data | {"reports_fingerprint": data_fingerprint(tokens)},
-        any_processes=True,
+        data=data | {"reports_fingerprint": reports_fingerprint},
+        any_processes=not args.streaming,
         backward=args.forward_batch_size
         and (lambda batch: backward_in_parts(model, batch, args.forward_batch_size, accelerator)),
     )

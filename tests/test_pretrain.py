@@ -248,7 +248,7 @@ pathlib.Path(os.environ["SEEN"] + "pid" + os.environ.get("RANK", "0")).write_tex
 from modeling_merit.processing.training.pairs import EcgReportPairs
 read = EcgReportPairs.__getitems__
 def record(self, indices):
-    if self.train:
+    if self.collator.train:
         with open(os.environ["SEEN"] + os.environ.get("RANK", "0"), "a") as file:
             file.write(json.dumps(indices) + chr(10))
     return read(self, indices)

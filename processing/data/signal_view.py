@@ -56,7 +56,7 @@ class SignalView(torch.utils.data.Dataset):
         self._arguments = (dataset, signal_column, report_column)
         self.shape, self.dtype = tuple(feature.shape), np.dtype(feature.dtype)
         self._chunks = [
-            _as_numpy(chunk, self.shape, signal_column)
+            as_numpy(chunk, self.shape, signal_column)
             for chunk in dataset.data.column(signal_column).chunks
             if len(chunk) > 0
         ]
@@ -95,7 +95,7 @@ class SignalView(torch.utils.data.Dataset):
         return type(self), self._arguments
 
 
-def _as_numpy(chunk, shape: tuple[int, int], column: str) -> np.ndarray:
+def as_numpy(chunk, shape: tuple[int, int], column: str) -> np.ndarray:
     """Return one Arrow chunk of an Array2D column as (rows, *shape), without a copy."""
     flat = chunk.storage.flatten().flatten()
     if chunk.null_count or len(flat) != len(chunk) * shape[0] * shape[1]:

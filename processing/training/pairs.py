@@ -40,9 +40,14 @@ def load_tables(args):
 
 
 def read_signals(view, rows, sampling_rate, extractor):
-    """Return signals of a table in mV at the extractor's sampling rate, conditioned: (rows, 12, samples) float32, NaN
-    where nothing was recorded."""
-    signals, missing = split_missing(view.signals(rows))
+    """Return signals of a table as `condition_signals` does."""
+    return condition_signals(view.signals(rows), sampling_rate, extractor)
+
+
+def condition_signals(microvolts, sampling_rate, extractor):
+    """Return int16 µV in mV at the extractor's sampling rate, conditioned: (rows, 12, samples) float32, NaN where
+    nothing was recorded."""
+    signals, missing = split_missing(microvolts)
     signals = extractor.condition(resample(signals, sampling_rate, extractor.sampling_rate, extractor.resample_window))
     if missing is not None:
         signals[resample_invalid(missing, sampling_rate, extractor.sampling_rate)] = np.nan
@@ -76,31 +81,24 @@ class ConditionedSignals:
         return read_signals(view, self.rows[np.asarray(indices)], sampling_rate, extractor)
 
 
-class EcgReportPairs(Dataset):
-    """Whole batches of model inputs. The random numbers of a batch follow from seed, epoch and first record alone, so
-    that a resumed run, or one with more workers, sees the same augmentations."""
+class PairCollator:
+    """Makes whole batches of model inputs of signals and reports, augmented for training."""
 
-    def __init__(self, table, processor, args, train):
-        self.view, self.processor, self.args, self.train, self.epoch = SignalView(table), processor, args, train, 0
-        reports = [normalize_report(report) for report in self.view.reports]
-        ids = processor.tokenizer(reports, truncation=True, max_length=args.max_report_tokens)["input_ids"]
-        self.tokens = [torch.tensor(of_report) for of_report in ids]
-        self.signals = ConditionedSignals(
-            self.view, args.sampling_rate, processor.feature_extractor, args.keep_in_memory
-        )
+    def __init__(self, processor, args, train):
+        self.processor, self.args, self.train = processor, args, train
 
-    def set_epoch(self, epoch):
-        self.epoch = epoch
+    def tokenize(self, reports):
+        """Return the tokens of every report, a tensor each."""
+        reports = [normalize_report(report or "") for report in reports]
+        ids = self.processor.tokenizer(reports, truncation=True, max_length=self.args.max_report_tokens)["input_ids"]
+        return [torch.tensor(of_report) for of_report in ids]
 
-    def __len__(self):
-        return len(self.view)
-
-    def __getitems__(self, indices):
-        extractor, args = self.processor.feature_extractor, self.args
-        signals, mask = self.signals[indices], None
+    def __call__(self, signals, tokens, seed):
+        """Return the inputs of a batch; its random numbers follow from `seed`, a list of numbers."""
+        extractor, args, mask = self.processor.feature_extractor, self.args, None
         rate, crop = extractor.sampling_rate, args.crop_seconds
         if self.train and not args.no_augmentation:
-            rng = np.random.default_rng([args.seed, self.epoch, indices[0]])
+            rng = np.random.default_rng(seed)
             if crop and np.isnan(signals).any():  # else crops of short records would hold nothing
                 signals = crop_recorded(signals, round(crop * rate), rng)
             signals, mask = augment_ecg(
@@ -119,7 +117,7 @@ class EcgReportPairs(Dataset):
         batch = {"input_values": torch.from_numpy(extractor.normalize(signals, mask))}
         if mask is not None:
             batch["ecg_mask"] = torch.from_numpy(np.ascontiguousarray(mask))
-        return batch | self._pad([self.tokens[i] for i in indices])
+        return batch | self._pad(tokens)
 
     def _pad(self, reports):
         """Tokens and attention mask, padded to a multiple of 8: `tokenizer.pad` takes longer than all signals."""
@@ -132,4 +130,35 @@ class EcgReportPairs(Dataset):
         return {"input_ids": pad(ids, pads, value=tokenizer.pad_token_id), "attention_mask": pad(mask, pads)}
 
 
-__all__ = ["ConditionedSignals", "EcgReportPairs", "load_split", "load_tables", "read_signals"]
+class EcgReportPairs(Dataset):
+    """Whole batches of model inputs of a table. The random numbers of a batch follow from seed, epoch and first record
+    alone, so that a resumed run, or one with more workers, sees the same augmentations."""
+
+    def __init__(self, table, processor, args, train):
+        self.view, self.args, self.epoch = SignalView(table), args, 0
+        self.collator = PairCollator(processor, args, train)
+        self.tokens = self.collator.tokenize(self.view.reports)
+        self.signals = ConditionedSignals(
+            self.view, args.sampling_rate, processor.feature_extractor, args.keep_in_memory
+        )
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __len__(self):
+        return len(self.view)
+
+    def __getitems__(self, indices):
+        tokens = [self.tokens[i] for i in indices]
+        return self.collator(self.signals[indices], tokens, [self.args.seed, self.epoch, indices[0]])
+
+
+__all__ = [
+    "ConditionedSignals",
+    "EcgReportPairs",
+    "PairCollator",
+    "condition_signals",
+    "load_split",
+    "load_tables",
+    "read_signals",
+]

@@ -30,6 +30,7 @@ from .checkpoints import (
     replace_files,
     save_checkpoint,
 )
+from .streaming import EcgReportStream
 
 RUN_OPTIONS = (
     *("dataset", "dataset_weights", "path_column", "report_column", "patient_column", "split_column", "seconds"),
@@ -182,13 +183,15 @@ def save_model(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Te
     replace_files(partial, folder)
 
 
-def count_steps(args: argparse.Namespace, loader: DataLoaderShard) -> tuple[int, int]:
+def count_steps(args: argparse.Namespace, loader: DataLoaderShard | EcgReportStream) -> tuple[int, int]:
     """Return the optimiser steps of the whole run and those of one epoch."""
     per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
     return args.max_train_steps or args.epochs * per_epoch, per_epoch
 
 
-def cosine_schedule(args: argparse.Namespace, optimizer: torch.optim.Optimizer, loader: DataLoaderShard):
+def cosine_schedule(
+    args: argparse.Namespace, optimizer: torch.optim.Optimizer, loader: DataLoaderShard | EcgReportStream
+):
     """Return the schedule of the learning rates: up over `--warmup_ratio` of the steps, then down as a cosine."""
     total, _ = count_steps(args, loader)
     return get_cosine_schedule_with_warmup(optimizer, max(1, int(args.warmup_ratio * total)), total)
@@ -198,7 +201,7 @@ def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scheduler: torch.optim.lr_scheduler.LambdaLR,
-    loader: DataLoaderShard,
+    loader: DataLoaderShard | EcgReportStream,
     accelerator: Accelerator,
     args: argparse.Namespace,
     processor: ProcessorMixin,
@@ -217,7 +220,8 @@ def train(
     SIGTERM and Ctrl-C save a checkpoint after the running step and end the process with 143 or 130.
 
     Args:
-        model (`nn.Module`), optimizer (`Optimizer`), loader (`DataLoaderShard`): What `accelerator.prepare` returned.
+        model (`nn.Module`), optimizer (`Optimizer`), loader (`DataLoaderShard`): What `accelerator.prepare` returned;
+            the loader may be an `EcgReportStream`.
         scheduler (`LambdaLR`): Stepped once per optimiser step.
         accelerator (`Accelerator`), args (`argparse.Namespace`): See `start`; besides, `epochs` and `warmup_ratio`.
         processor (`ProcessorMixin`): Saved at once, so that an interrupted run leaves a usable model.
@@ -300,7 +304,9 @@ def train(
             set_epoch(epoch)
             batches = loader
             if done:
-                batches = accelerator.skip_first_batches(loader, done * args.gradient_accumulation_steps)
+                first = done * args.gradient_accumulation_steps
+                streamed = isinstance(loader, EcgReportStream)
+                batches = loader.batches(first) if streamed else accelerator.skip_first_batches(loader, first)
             for batch in batches:
                 with accelerator.accumulate(model):
                     output = backward(batch)

@@ -1,0 +1,146 @@
+"""Pre-training on more pairs than fit on the disk: Parquet files, local or remote, read as a stream.
+
+The order of a stream follows from seed and epoch alone, so that a resumed run passes over what was read and goes on
+with exactly the batches that would have come. A local data set needs no stream: the tables of `datasets` are mapped
+into memory, whatever their size.
+"""
+
+from collections.abc import Iterator
+
+import fsspec
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from datasets import Array2D, load_dataset
+from datasets.distributed import split_dataset_by_node
+
+from ..data.signal_view import as_numpy
+from .pairs import PairCollator, condition_signals
+
+COLUMNS = ["signal", "report"]
+
+
+class ParquetFiles:
+    """The Parquet files of one split, each with columns `signal`, (12, samples) int16 in µV, and `report`.
+
+    Args:
+        source (`str`): A folder, or a URL that fsspec knows (`hf://datasets/NAME`, `s3://…`), whose files are named
+            after their splits: `train-00000.parquet`, `data/validation-00000-of-00001.parquet`.
+        split (`str`): `"train"` or `"validation"`.
+
+    Attributes:
+        urls (`list[str]`), num_rows (`list[int]`): The files and their rows.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a file lacks a column.
+    """
+
+    def __init__(self, source: str, split: str):
+        self.fs, path = fsspec.url_to_fs(source)
+        paths = sorted(self.fs.glob(f"{path.rstrip('/')}/**/{split}*.parquet"))
+        if not paths:
+            raise FileNotFoundError(
+                f"Expected Parquet files of the {split} split in {source}, such as {split}-00000.parquet, got none."
+            )
+        self.paths, self.num_rows, self.sizes = paths, [], []
+        for name in paths:
+            with self.fs.open(name, "rb") as file:
+                parquet = pq.ParquetFile(file)
+                if missing := [column for column in COLUMNS if column not in parquet.schema_arrow.names]:
+                    raise ValueError(f"Expected columns {', '.join(COLUMNS)} in {name}, missing {', '.join(missing)}.")
+                self.num_rows.append(parquet.metadata.num_rows)
+            self.sizes.append(self.fs.size(name))
+        self.urls = [self.fs.unstrip_protocol(name) for name in paths]
+
+    def __len__(self) -> int:
+        return sum(self.num_rows)
+
+    def __getitem__(self, column: str) -> list[str]:
+        """Return a column of all rows; that of the reports fits into memory where the signals do not."""
+        values: list[str] = []
+        for path in self.paths:
+            with self.fs.open(path, "rb") as file:
+                part = pq.ParquetFile(file, pre_buffer=False)
+                values += part.read([column], use_threads=False)[column].to_pylist()
+        return values
+
+
+class EcgReportStream:
+    """Batches of model inputs out of Parquet files: what a `DataLoader` over `EcgReportPairs` is to a table.
+
+    Several processes train on different files, the same number each. Rows that do not fill a last batch are left out.
+
+    Args:
+        files (`ParquetFiles`): Of the split.
+        processor ([`MeritProcessor`]): Conditions signals and tokenises reports.
+        args (`argparse.Namespace`): The options of pretrain.py.
+        train (`bool`): Whether to shuffle and augment. Files are shuffled, and rows within a buffer of
+            `args.shuffle_buffer`.
+        accelerator (`Accelerator`): Says which process this is, and where batches go.
+
+    Raises:
+        ValueError: If the processes cannot share the files out evenly, or a process has less than a batch.
+    """
+
+    def __init__(self, files: ParquetFiles, processor, args, train: bool, accelerator: Accelerator):
+        self.files, self.args, self.train, self.epoch = files, args, train, 0
+        self.extractor, self.collator = processor.feature_extractor, PairCollator(processor, args, train)
+        self.device = accelerator.device
+        self.rank, self.processes = accelerator.process_index, accelerator.num_processes
+        even = len(files.urls) % self.processes == 0
+        if train and not even:
+            raise ValueError(
+                f"Expected a number of files that {self.processes} processes share out evenly, got {len(files.urls)}. "
+                "Write them anew, or use another number of processes."
+            )
+        # Files change hands from epoch to epoch, so the smallest says what every process has. Where there are too few
+        # of them to validate on, all processes read all files, and take the rows in turn.
+        share = len(files.urls) // self.processes * min(files.num_rows)
+        self.rows = share if even and self.processes > 1 else len(files) // self.processes
+        self.batch_size = min(args.batch_size, self.rows)
+        if self.batch_size < 2 or not len(self):
+            raise ValueError(
+                f"Expected pairs for {args.gradient_accumulation_steps} batches of every process, got {self.rows}."
+            )
+
+    @property
+    def total_batch_size(self) -> int:
+        return self.batch_size * self.processes
+
+    def __len__(self) -> int:
+        batches = self.rows // self.batch_size
+        return batches - batches % self.args.gradient_accumulation_steps if self.train else batches
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        return self.batches(0)
+
+    def batches(self, first: int) -> Iterator[dict[str, torch.Tensor]]:
+        """Yield the batches of the epoch from number `first` on; those before are read and passed over."""
+        stream = load_dataset("parquet", data_files=self.files.urls, split="train", streaming=True)
+        if not isinstance(stream.features["signal"], Array2D):
+            raise ValueError(f"Expected an Array2D column `signal`, got {stream.features['signal']}.")
+        stream = stream.select_columns(COLUMNS)
+        if self.train:
+            stream = stream.shuffle(seed=self.args.seed, buffer_size=self.args.shuffle_buffer)
+        if self.processes > 1:
+            stream = split_dataset_by_node(stream, self.rank, self.processes)
+        stream = stream.with_format("arrow")
+        stream.set_epoch(self.epoch)  # last: the copies that the other methods return forget it
+        for number, table in zip(range(len(self)), stream.iter(self.batch_size)):
+            if number < first:
+                continue
+            signals, shape = table.column("signal"), stream.features["signal"].shape
+            microvolts = np.concatenate([as_numpy(chunk, shape, "signal") for chunk in signals.chunks])
+            conditioned = condition_signals(microvolts, self.args.sampling_rate, self.extractor)
+            tokens = self.collator.tokenize(table.column("report").to_pylist())
+            seed = [self.args.seed, self.epoch, self.rank, number]
+            yield send_to_device(self.collator(conditioned, tokens, seed), self.device)
+
+
+__all__ = ["EcgReportStream", "ParquetFiles"]
