@@ -2,8 +2,8 @@
 
     python hub_cards/store_checkpoint.py --model runs/statements --output hub_cards/merit-ecg-statements
 
-Matrices are rounded to float16, which halves the file, and `from_pretrained` reads them as float32, as the
-configuration says. What is published is this folder, see make_hub_folder.py, so its results are those to state.
+Matrices but those of a classifier's head, whose weights can be large, are rounded to float16, which halves the file;
+`from_pretrained` reads them as float32, as the configuration says. What is published is this folder, see make_hub_folder.py, so its results are those to state.
 """
 
 import argparse
@@ -26,7 +26,10 @@ def main():
         parser.error(f"Expected the output folder of a finished training, got {args.model}.")
 
     weights = load_file(args.model / "model.safetensors")
-    stored = {name: value.half() if value.dim() > 1 else value for name, value in weights.items()}
+    stored = {
+        name: value.half() if value.dim() > 1 and not name.startswith("classifier.") else value
+        for name, value in weights.items()
+    }
     if damaged := [name for name, value in stored.items() if not torch.isfinite(value.float()).all()]:
         parser.error(f"Expected weights within the range of float16, got larger ones in {', '.join(damaged[:3])}.")
     args.output.mkdir(parents=True, exist_ok=True)
