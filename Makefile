@@ -14,7 +14,7 @@ help:
 	@echo "make test-conformance  transformers' own common test suites on our classes, fetched from the package index"
 	@echo "make docs        guides and API reference, into site/"
 	@echo "make lint        ruff and mypy alone"
-	@echo "make hub         the folder of hub_cards/merit-ecg to publish, with its code, in build/hub/"
+	@echo "make hub         the folders of hub_cards/ to publish, with their code, in build/hub/"
 	@echo "make clean       remove the virtual environment and what the other targets made"
 
 $(VENV)/.installed: setup.py constraints.txt
@@ -42,7 +42,8 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 hub: install
-	$(BIN)/python hub_cards/make_hub_folder.py --model hub_cards/merit-ecg --output build/hub/merit-ecg
+	for name in merit-ecg merit-ecg-statements merit-ecg-report; do \
+		$(BIN)/python hub_cards/make_hub_folder.py --model hub_cards/$$name --output build/hub/$$name || exit 1; done
 
 test-fast: install
 	$(BIN)/python -m pytest -n 2 -m "not slow and not real_data" \

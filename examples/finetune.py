@@ -27,7 +27,7 @@ from modeling_merit.processing.benchmark.options import check_sizes, option_pars
 from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.benchmark.table_task import load_table_task
 from modeling_merit.processing.benchmark.tasks import load_task
-from modeling_merit.processing.metrics.calibration import calibrate, fit_calibration
+from modeling_merit.processing.metrics.calibration import fit_calibration
 from modeling_merit.processing.metrics.classification import ece
 from modeling_merit.processing.metrics.thresholds import tune_thresholds
 from modeling_merit.processing.probing.cross_validation import fit_classifier
@@ -88,23 +88,24 @@ def start_from_probe(model, views, tasks, extractor, args, device):
         model.classifier.bias.copy_(torch.from_numpy(np.concatenate(biases)))
 
 
-def calibrate_head(model, tasks, probabilities):
-    """Build into the head what makes its probabilities right on the validation split, and return them all, changed so,
-    with the expected calibration error of every class before and after."""
-    changed, errors, parts = {split: {} for split in probabilities}, {}, []
-    for task in tasks:
-        parts.append(fit_calibration(probabilities["validation"][task.name], task.labels["validation"]))
-        for split, by_task in probabilities.items():
-            changed[split][task.name] = calibrate(by_task[task.name], parts[-1])
-        errors[task.name] = {
-            when: dict(zip(task.classes, ece(task.labels["test"], scores["test"][task.name]).tolist()))
-            for when, scores in (("before", probabilities), ("after", changed))
-        }
-    slopes, shifts = (torch.from_numpy(array) for array in np.concatenate(parts, axis=1))
+def calibrate_head(model, tasks, outcome):
+    """Build into the head what makes its probabilities right on the validation split, and return those it gives then,
+    with the expected calibration error of every class on the test split before and after."""
+    before = outcome.probabilities
+    parts = [fit_calibration(before["validation"][task.name], task.labels["validation"]) for task in tasks]
+    slopes, shifts = (torch.from_numpy(array).to(model.classifier.bias) for array in np.concatenate(parts, axis=1))
     with torch.no_grad():
-        model.classifier.weight.mul_(slopes[:, None].to(model.classifier.weight))
-        model.classifier.bias.mul_(slopes.to(model.classifier.bias)).add_(shifts.to(model.classifier.bias))
-    return changed, errors
+        model.classifier.weight.mul_(slopes[:, None])
+        model.classifier.bias.mul_(slopes).add_(shifts)
+    after = outcome.predict()
+    errors = {
+        task.name: {
+            when: dict(zip(task.classes, ece(task.labels["test"], probabilities["test"][task.name]).tolist()))
+            for when, probabilities in (("before", before), ("after", after))
+        }
+        for task in tasks
+    }
+    return after, errors
 
 
 def layer_rate(model, learning_rate, layer_decay):
@@ -166,13 +167,13 @@ def main():
     groups = parameter_groups(model, layer_rate(model, args.learning_rate, layer_decay), args.weight_decay)
     plan = Schedule.from_args(args)
     outcome = train_classifier(model, groups, views, tasks, extractor, plan, accelerator)
-    if not accelerator.is_main_process:
-        return
     probabilities = outcome.probabilities
     about = origin | {"data_fingerprint": fingerprint, "settings": settings(args)}
     if args.calibrate:
-        probabilities, about["calibration_error"] = calibrate_head(model, tasks, probabilities)
+        probabilities, about["calibration_error"] = calibrate_head(model, tasks, outcome)
         model.config.calibrated = True
+    if not accelerator.is_main_process:
+        return
     model.config.thresholds = [
         float(threshold)
         for task in tasks

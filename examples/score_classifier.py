@@ -1,6 +1,6 @@
 """Score a saved classifier on one task of PTB-XL: what is published, not what was trained.
 
-    python examples/score_classifier.py --model hub_cards/merit-ecg-statements --data_dir PTB_XL_FOLDER --run statements
+    python examples/score_classifier.py --model merit-ecg-statements --data_dir PTB_XL_FOLDER --run statements
 
 The labels of the classifier must be the classes of the task. Thresholds are chosen on fold 9 and fold 10 is scored
 once, with bootstrap intervals over patients; the expected calibration error of every class is printed as their mean.
@@ -33,8 +33,8 @@ def main():
     labels = [model.config.id2label[number] for number in range(model.config.num_labels)]
     if labels != task.classes:
         raise SystemExit(
-            f"Expected a classifier of the {len(task.classes)} classes of {args.task}, {', '.join(task.classes[:5])}…, "
-            f"got {len(labels)} labels, {', '.join(labels[:5])}…"
+            f"Expected a classifier of the classes of {args.task} ({', '.join(task.classes[:5])}, …), got one of "
+            f"{', '.join(labels[:5])}, … (--task names another)."
         )
 
     def classify(ecgs: torch.Tensor) -> torch.Tensor:

@@ -30,6 +30,16 @@ HUB_METRICS = {
 }
 """Names of our metrics, without `_tuned` or a threshold, as the Hub knows them."""
 CALIBRATION = ("ece", "brier")
+REPORT_METRICS = {
+    "rougeL": "ROUGE-L",
+    "meteor_exact_stem": "METEOR (words and stems)",
+    "bleu_4": "BLEU-4",
+    "cider_d": "CIDEr-D",
+    "statement_f1": "statement F1",
+    "hallucination_rate": "statements of the text that the recorded one lacks",
+    "omission_rate": "statements of the recorded text that it lacks",
+}
+"""What a card says of written reports, of the metrics of evaluate_reports.py."""
 
 
 def curve_rows(curves: list[dict]) -> str:
@@ -105,11 +115,11 @@ def report_table(results: Path | None) -> str:
     if results is None:
         return "Not evaluated."
     rows = json.loads(results.read_text(encoding="utf-8"))
-    runs, metrics = (list(dict.fromkeys(row[key] for row in rows)) for key in ("run", "metric"))
+    runs = list(dict.fromkeys(row["run"] for row in rows))
     cells = {(row["run"], row["metric"]): row for row in rows}
-    lines = [f"| | {' | '.join(metrics)} |", f"|---{'|---' * len(metrics)}|"]
+    lines = [f"| | {' | '.join(REPORT_METRICS.values())} |", f"|---{'|---' * len(REPORT_METRICS)}|"]
     for run in runs:
-        found = [cells[run, metric] for metric in metrics]
+        found = [cells[run, metric] for metric in REPORT_METRICS]
         values = (f"{row['value']:.3f} [{row['ci_low']:.3f}, {row['ci_high']:.3f}]" for row in found)
         lines.append(f"| {run} | {' | '.join(values)} |")
     return "\n".join([*lines, "", f"Command: `{rows[0]['command']}` (commit `{rows[0]['commit']}`)"])

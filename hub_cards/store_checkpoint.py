@@ -3,7 +3,8 @@
     python hub_cards/store_checkpoint.py --model runs/statements --output hub_cards/merit-ecg-statements
 
 Matrices but those of a classifier's head, whose weights can be large, are rounded to float16, which halves the file;
-`from_pretrained` reads them as float32, as the configuration says. What is published is this folder, see make_hub_folder.py, so its results are those to state.
+`from_pretrained` reads them as float32, as the configuration says. What is published is this folder, so its results
+are those to state: score it, not what was trained (score_classifier.py, evaluate_reports.py).
 """
 
 import argparse

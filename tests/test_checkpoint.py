@@ -1,4 +1,4 @@
-"""The weights under `hub_cards/merit-ecg/`: they load, give the embeddings they gave, and know what they read."""
+"""The weights under `hub_cards/`: they load, give what they gave, and know what they read."""
 
 import warnings
 from pathlib import Path
@@ -8,12 +8,15 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor
 
+from modeling_merit.processing.benchmark.label_sets import class_names
 from modeling_merit.processing.data import PtbXl, SignalView, present_ecg_ids
 from modeling_merit.processing.data.simulation import FINDINGS, RHYTHMS, simulate_ecg
+from modeling_merit.processing.inference import generate_reports, load_checkpoint, load_scorer
 from modeling_merit.processing.metrics.classification import auroc
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CHECKPOINT = REPOSITORY / "hub_cards" / "merit-ecg"
+STATEMENTS, REPORT = (CHECKPOINT.with_name(f"merit-ecg-{name}") for name in ("statements", "report"))
 GOLDEN_ECG = [0.06738, 0.04644, -0.07242, 0.03662]
 GOLDEN_TEXT = [0.03670, 0.17147, -0.13209, 0.07849]
 
@@ -31,6 +34,33 @@ def test_golden_embeddings(checkpoint):
     output = model(**processor(ecg=ecg, text="sinusrhythmus", return_tensors="pt"))
     np.testing.assert_allclose(output.ecg_embeds[0, :4], GOLDEN_ECG, atol=1e-4)
     np.testing.assert_allclose(output.text_embeds[0, :4], GOLDEN_TEXT, atol=1e-4)
+
+
+@torch.no_grad()
+def test_golden_statements():
+    model, extractor = load_scorer(str(STATEMENTS))
+    inputs = extractor(simulate_ecg("left_bundle_branch_block", seed=0), return_tensors="pt")
+    found = dict(zip(model.config.id2label.values(), model(**inputs).logits.sigmoid()[0].tolist()))
+    assert list(found) == class_names("all") and len(found) == 71
+    golden = {"CLBBB": 0.9930, "SR": 0.9341, "1AVB": 0.1496}
+    assert {name: found[name] for name in golden} == pytest.approx(golden, abs=2e-3)
+    assert sorted(found, key=found.get)[-2:] == ["SR", "CLBBB"]
+    assert model.dtype == torch.float32 and model.config.calibrated and len(model.config.thresholds) == 71
+
+
+def test_golden_report():
+    model, processor = load_checkpoint(str(REPORT), "AutoModelForMultimodalLM")
+    conditions = ("left_bundle_branch_block", "atrial_fibrillation")
+    written = [generate_reports(model, processor, simulate_ecg(condition, seed=0))[0] for condition in conditions]
+    assert written[0].startswith("sinus rhythm. left bundle branch block")
+    assert written[1].startswith("atrial fibrillation with rapid ventricular response")
+    assert model.dtype == torch.float32
+    german = generate_reports(model, processor, simulate_ecg(conditions[0], seed=0), language="German")[0]
+    assert "linksschenkelblock" in german
+
+
+def test_all_weights_together_are_small():
+    assert sum(path.stat().st_size for path in CHECKPOINT.parent.glob("*/model.safetensors")) < 40e6
 
 
 @torch.no_grad()

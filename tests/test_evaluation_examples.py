@@ -289,12 +289,26 @@ def test_finetune_can_begin_with_the_probe(work):
     run(
         work, "finetune.py", "--model", "model", "--data_dir", "ptb-xl", "--run", "from_probe", "--output_dir",
         "from_probe", "--tasks", "superclass", "--epochs", 1, "--crop_seconds", 10, "--head", "probe", "--mixup", 0.3,
-        "--learning_rate", 1e-9, "--dropout", 0.5, "--drop_path", 0.25, "--keep_in_memory",
+        "--learning_rate", 1e-9, "--dropout", 0.5, "--drop_path", 0.25, "--keep_in_memory", "--calibrate",
     )  # fmt: skip
     values = assert_scored(rows_of(work, "ptb_xl.json", run="from_probe"), ("superclass",), FOUR)
     assert values["superclass", "macro_auroc"] > 0.8  # at this rate a random head stays one
     config = MeritForEcgClassification.from_pretrained(work / "from_probe").config
-    assert (config.hidden_dropout, config.drop_path_rate) == (0.5, 0.25)
+    assert (config.hidden_dropout, config.drop_path_rate, config.calibrated) == (0.5, 0.25, True)
+    errors = json.loads((work / "from_probe/finetuning_results.json").read_text())["calibration_error"]["superclass"]
+    assert list(errors["before"]) == list(errors["after"]) == class_names("superclass")
+    # The saved head gives the calibrated probabilities that were scored.
+    command = ("score_classifier.py", "--model", "from_probe", "--data_dir", "ptb-xl", "--run", "scored", "--task")
+    out = run(work, *command, "superclass")
+    expected = np.nanmean(list(errors["after"].values()))
+    assert float(out.split()[-1]) == pytest.approx(expected, abs=5e-3)  # a bin apart
+    scored, tuned = (
+        read_predictions(work / f"runs/predictions/{name}-superclass-1-s0.safetensors")
+        for name in ("scored", "from_probe")
+    )
+    np.testing.assert_allclose(scored.probabilities, tuned.probabilities, atol=1e-4)
+    with pytest.raises(AssertionError, match="Expected a classifier of the classes of rhythm"):
+        run(work, *command, "rhythm")
 
 
 @pytest.mark.slow

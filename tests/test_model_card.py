@@ -86,3 +86,28 @@ def test_a_run_that_is_not_in_the_results_is_refused(tmp_path):
     with pytest.raises(subprocess.CalledProcessError) as refused:
         make_card(tmp_path, "--results", write(tmp_path / "rows.json", row()), "--run", "mistyped")
     assert b"Expected rows of run 'mistyped'" in refused.value.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("merit-ecg-statements", ["--results", "ptb_xl.json", "--subgroups", "subgroups.json", "--run", "statements"]),
+        ("merit-ecg-report", ["--results", "report_generation.json"]),
+    ],
+)
+def test_cards_of_classifier_and_report_writer_are_those_of_their_results(tmp_path, name, arguments):
+    for path in (HUB_CARDS / name).glob("*.json"):
+        shutil.copy(path, tmp_path)
+    results = HUB_CARDS.parent / "results"
+    arguments = [results / text if text.endswith(".json") else text for text in arguments]
+    command = [sys.executable, HUB_CARDS / "make_model_card.py", "--checkpoint", tmp_path, *arguments]
+    subprocess.run([*map(str, command), "--repo_id", f"your-name/{name}"], check=True, capture_output=True)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert card == (HUB_CARDS / name / "README.md").read_text(encoding="utf-8")
+    assert "Not a medical device" in card and "{{" not in card
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    command = [sys.executable, HUB_CARDS / "make_model_card.py", "--checkpoint", tmp_path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 2 and "Expected one of finetuning_results.json" in done.stderr

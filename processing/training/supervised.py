@@ -5,7 +5,7 @@ epoch is chosen by validation macro AUROC, averaged over the tasks; fold 10 is p
 """
 
 from argparse import Namespace
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -65,11 +65,13 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Probabilities by split and task at the chosen epoch, and the curve that it was chosen by."""
+    """Probabilities by split and task at the chosen epoch, the curve that it was chosen by, and what predicts them
+    again, for weights that were changed since."""
 
     probabilities: dict[str, dict[str, np.ndarray]]
     best_epoch: int
     curve: list[dict[str, float]]
+    predict: Callable[[], dict[str, dict[str, np.ndarray]]]
 
 
 class LabelledEcgs(Dataset):
@@ -217,9 +219,11 @@ def train_classifier(
         elif epoch - best_epoch >= plan.patience:
             break
     accelerator.unwrap_model(model).load_state_dict(best_state)
-    splits = ("validation", "test")
-    probabilities = {split: predict(model, loaders[split], data[split], accelerator) for split in splits}
-    return Outcome(probabilities, best_epoch, curve)
+
+    def predict_both() -> dict[str, dict[str, np.ndarray]]:
+        return {split: predict(model, loaders[split], data[split], accelerator) for split in ("validation", "test")}
+
+    return Outcome(predict_both(), best_epoch, curve, predict_both)
 
 
 @torch.no_grad()
