@@ -15,12 +15,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoConfig
 
 from modeling_merit.processing import EcgRecord
+from modeling_merit.processing.benchmark.label_sets import class_names
 from modeling_merit.processing.benchmark.options import model_source, option_parser
 from modeling_merit.processing.benchmark.prompts import load_prompts
 from modeling_merit.processing.benchmark.results import provenance, write_json
-from modeling_merit.processing.benchmark.tasks import load_ptb_xl, load_task
+from modeling_merit.processing.benchmark.tasks import TASK_NAMES, load_ptb_xl, load_task
 from modeling_merit.processing.data import SignalView
 from modeling_merit.processing.export import export_onnx, open_session
 from modeling_merit.processing.inference import embed_prompts, load_scorer, score_embeddings
@@ -45,6 +47,14 @@ def several(records):
     return [
         record.crop(0, kinds[i % len(kinds)][0]).select(kinds[i % len(kinds)][1]) for i, record in enumerate(records)
     ]
+
+
+def task_of(checkpoint):
+    """Return the task of PTB-XL whose classes are the labels of a classifier."""
+    labels = list(AutoConfig.from_pretrained(checkpoint).id2label.values())
+    if found := [name for name in TASK_NAMES if class_names(name) == labels]:
+        return found[0]
+    raise SystemExit(f"Expected a classifier of {', '.join(TASK_NAMES)}, got the labels {', '.join(labels[:5])}, …")
 
 
 class Runner:
@@ -112,7 +122,7 @@ def outputs(runner, view, rows, batch_size=64):
 
 def main():
     parser = option_parser(__doc__, "model", "data_dir", "output_dir", output={"default": Path("results/onnx.json")})
-    parser.add_argument("--classifier", type=model_source, help="Checkpoint of a classifier of PTB-XL superclasses.")
+    parser.add_argument("--classifier", type=model_source, help="Checkpoint of a classifier of a PTB-XL task.")
     parser.add_argument("--calibration", type=int, default=100, help="Records of folds 1-8 that calibrate 8 bits.")
     parser.add_argument("--compared", type=int, default=90, help="Records of fold 9 compared with PyTorch.")
     parser.add_argument("--repeats", type=int, default=30, help="Timed passes.")
@@ -122,28 +132,29 @@ def main():
 
     tables = load_ptb_xl(args.data_dir)
     views = {split: SignalView(tables[split]) for split in ("train", "validation")}
-    task = load_task({split: table.remove_columns("signal") for split, table in tables.items()}, "superclass")
+    facts = {split: table.remove_columns("signal") for split, table in tables.items()}
     chosen = np.random.default_rng(0).permutation(len(views["train"]))[: args.calibration]
     calibration = read(views["train"], chosen)
     compared = read(views["validation"], range(args.compared))
     results = provenance(seed=0, threads=args.threads, calibration=args.calibration, compared=args.compared) | {
         "graphs": {}
     }
-    jobs = [(args.model, "zero_shot", load_prompts("superclass"))]
-    jobs += [(args.classifier, "classifier", None)] if args.classifier else []
-    for checkpoint, name, prompts in jobs:
+    jobs = [(args.model, "zero_shot", load_prompts("superclass"), "superclass")]
+    jobs += [(args.classifier, "classifier", None, task_of(args.classifier))] if args.classifier else []
+    for checkpoint, name, prompts, task_name in jobs:
+        task = load_task(facts, task_name)
         exported = export_onnx(
             checkpoint, args.output_dir / name, prompts=prompts, ecgs=calibration, int8=True, overwrite=True
         )
         runner = Runner(checkpoint, exported, name, prompts, args.threads)
-        found = {"weights": weights_fingerprint(runner.model)}
+        found = {"weights": weights_fingerprint(runner.model), "task": task_name}
         found["bytes"] = {graph.name: graph.size for graph in exported}
         found["max_difference_at_export"] = {graph.name: graph.max_difference for graph in exported}
         found["max_difference_on_fold_9"] = differences(runner, several(compared))
         found["milliseconds"] = milliseconds(runner, compared, args.repeats)
         scores = outputs(runner, views["validation"], task.rows["validation"])
         # From any range to [0, 1] without a change of order, which is all that AUROC sees.
-        found["macro_auroc_superclass_fold_9"] = {
+        found["macro_auroc_fold_9"] = {
             kind: float(metric_value("macro_auroc", task.labels["validation"], 1 / (1 + np.exp(-part))))
             for kind, part in scores.items()
         }
@@ -152,7 +163,7 @@ def main():
         for size, times in found["milliseconds"].items():
             print(f"  batch {size}: " + ", ".join(f"{kind} {value:.1f} ms" for kind, value in times.items()))
         print(
-            "  AUROC " + ", ".join(f"{k} {v:.4f}" for k, v in found["macro_auroc_superclass_fold_9"].items()),
+            "  AUROC " + ", ".join(f"{k} {v:.4f}" for k, v in found["macro_auroc_fold_9"].items()),
             flush=True,
         )
     write_json(args.output, results)

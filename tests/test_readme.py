@@ -67,7 +67,7 @@ def test_the_code_runs_as_pasted_and_prints_what_is_shown(place):
                 command, _, shown = part.partition("\n")
                 assert_shown(shown, run(shlex.split(command), place))
                 ran += 1
-    assert ran == 4 and (place / "explanation.png").stat().st_size > 10_000
+    assert ran == 6 and (place / "explanation.png").stat().st_size > 10_000
 
 
 def test_options_of_blocks_that_are_not_run_exist():

@@ -583,6 +583,7 @@ class TestPage:
                 page.upload(str(path))
                 page.wait(f"document.querySelector('.toast-body')?.innerText.includes({message!r})")
                 page.wait(f"!document.body.innerText.includes({path.stem!r} + '\\n.edf')")  # gone from the field
+                page.wait("!document.body.innerText.includes('Uploading')")  # else the toast is an earlier one
             page.screenshot(shots / f"refused_{width}.png")
             page.upload(str(good))  # no error is closed by hand: they go away with the next file
             page.wait("document.body.innerText.includes('Duration, s')")
@@ -619,11 +620,11 @@ class TestPage:
     def zoom(self, page, width: int) -> None:
         """Three sizes, of which the middle one is first; the drawing scrolls, the page does not."""
         size = "document.querySelector('.ecg .paper img').getBoundingClientRect().width"
-        frame = page.evaluate("document.querySelector('.ecg .paper').clientWidth")
-        assert page.evaluate(size) == max(frame, 880)
-        for name, expected in (("large", max(2 * frame, 1900)), ("whole", frame)):
+        frame = "document.querySelector('.ecg .paper').clientWidth"  # changes when the page gets a scroll bar
+        page.wait(f"{size} === Math.max({frame}, 880)", seconds=10)
+        for name, expected in (("large", f"Math.max(2 * {frame}, 1900)"), ("whole", frame)):
             page.evaluate(f"document.querySelector('#drawing-{name}').click()")
-            assert page.evaluate(size) == expected
+            page.wait(f"{size} === {expected}", seconds=10)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.evaluate("document.querySelector('#drawing-readable').click()")
 

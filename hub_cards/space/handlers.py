@@ -42,13 +42,18 @@ from modeling_merit.processing.readers import EcgRecord, detect_format, open_sou
 from modeling_merit.processing.record import DISCLAIMER
 
 HERE = Path(__file__).resolve().parent
-BESIDE, STATEMENTS_BESIDE = HERE.parent / "merit-ecg", HERE.parent / "merit-ecg-statements"
-MODEL = os.environ.get("MERIT_MODEL") or (str(BESIDE) if BESIDE.is_dir() else "your-name/merit-ecg")
+
+
+def beside(name: str) -> str | None:
+    """The folder of a checkpoint in a clone of the repository."""
+    folder = HERE.parent / name
+    return str(folder) if folder.is_dir() else None
+
+
+MODEL = os.environ.get("MERIT_MODEL") or beside("merit-ecg") or "your-name/merit-ecg"
 MODEL_NAME = Path(MODEL).name if Path(MODEL).is_dir() else MODEL  # a folder of the server is nobody's business
-STATEMENTS_MODEL = os.environ.get("MERIT_STATEMENTS_MODEL") or (
-    str(STATEMENTS_BESIDE) if STATEMENTS_BESIDE.is_dir() else None
-)
-REPORT_MODEL = os.environ.get("MERIT_REPORT_MODEL")
+STATEMENTS_MODEL = os.environ.get("MERIT_STATEMENTS_MODEL") or beside("merit-ecg-statements")
+REPORT_MODEL = os.environ.get("MERIT_REPORT_MODEL") or beside("merit-ecg-report")
 INDEX = os.environ.get("MERIT_INDEX")
 LABEL_SETS = ["superclass", "rhythm", "form", "subclass", "all"]
 CLASSES = ["NORM", "SR", "AFIB", "STACH", "SBRAD", "CLBBB", "CRBBB", "LVH", "IMI", "ASMI", "PVC", "PACE"]

@@ -21,7 +21,7 @@ CALIBRATED = (
     "frequencies."
 )
 UNCALIBRATED = "Not calibrated: 0.3 need not mean that 30 % of such records have the statement."
-LISTED = 10
+LISTED = 5
 """So many statements are printed at least."""
 
 
