@@ -148,7 +148,7 @@ def export_onnx(
             _write_graph(model, graph, written[name])
             if int8:
                 written[f"{name}.int8"] = files[f"{name}.int8.onnx"]
-                _quantize(written[name], written[f"{name}.int8"], feeds)
+                _quantize(written[name], written[f"{name}.int8"], feeds, head=name == "classifier")
             for title, path in written.items():
                 difference = _difference(model, graph, path, feeds)
                 found = ExportedGraph(title, folder / path.name, path.stat().st_size, difference)
@@ -315,11 +315,12 @@ def open_session(path: str | Path, threads: int = 0) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _quantize(source: Path, target: Path, feeds: Sequence[Mapping[str, "torch.Tensor"]]) -> None:
+def _quantize(source: Path, target: Path, feeds: Sequence[Mapping[str, "torch.Tensor"]], head: bool) -> None:
     """Write a copy with weights and activations of 8 bits; what meets the ECG first stays as it is.
 
     The first convolution sees millivolts, of which 8 bits over the range of a large QRS would hide a P wave. Products
-    of two activations (attention, similarities) stay, too.
+    of two activations (attention, similarities) stay, too, and so does the last layer if it is the `head` of a
+    classifier: a linear probe weighs differences of its features that 8 bits do not hold (macro-AUROC .55 for .92).
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -339,7 +340,8 @@ def _quantize(source: Path, target: Path, feeds: Sequence[Mapping[str, "torch.Te
     weights = {tensor.name for tensor in model.graph.initializer}
     layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     excluded = [node.name for node in layers if not weights & set(node.input)]
-    excluded += [node.name for node in layers if weights & set(node.input)][:1]
+    weighted = [node.name for node in layers if weights & set(node.input)]
+    excluded += weighted[:1] + (weighted[-1:] if head else [])
     quantize_static(
         str(prepared),
         str(target),

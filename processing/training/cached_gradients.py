@@ -93,19 +93,19 @@ def backward_in_parts(
                     surrogate = surrogate + weight * part_share * output[name]
                     sums[name] = sums[name] + part_share * output[name].detach()
             accelerator.backward(surrogate)
-    whole = MeritForPreTrainingOutput(contrastive_loss=loss.detach())
-    whole.loss = config.contrastive_weight * whole.contrastive_loss
+    whole: dict[str, torch.Tensor] = {"contrastive_loss": loss.detach()}
+    whole["loss"] = config.contrastive_weight * whole["contrastive_loss"]
     with torch.no_grad():
-        whole.text_information = text_information(contrastive_loss(ecg, text, scale), pairs)
+        whole["text_information"] = text_information(contrastive_loss(ecg, text, scale), pairs)
     if config.reconstruction_weight:
-        whole.reconstruction_loss = sums["reconstruction_loss"]
-        whole.reconstruction_information = reconstruction_information(whole.reconstruction_loss)
-        whole.loss = whole.loss + config.reconstruction_weight * whole.reconstruction_loss
+        whole["reconstruction_loss"] = sums["reconstruction_loss"]
+        whole["reconstruction_information"] = reconstruction_information(whole["reconstruction_loss"])
+        whole["loss"] = whole["loss"] + config.reconstruction_weight * whole["reconstruction_loss"]
     if config.word_weight and config.num_words:
-        whole.word_loss = sums["word_loss"]
-        whole.word_information = word_information(whole.word_loss, merit.word_log_odds)
-        whole.loss = whole.loss + config.word_weight * whole.word_loss
-    return whole
+        whole["word_loss"] = sums["word_loss"]
+        whole["word_information"] = word_information(whole["word_loss"], merit.word_log_odds)
+        whole["loss"] = whole["loss"] + config.word_weight * whole["word_loss"]
+    return MeritForPreTrainingOutput(**whole)  # type: ignore[arg-type]
 
 
 def _counted(merit, part, masked_patches, accelerator) -> torch.Tensor:
