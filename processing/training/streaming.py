@@ -14,7 +14,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from datasets import Array2D, load_dataset
-from datasets.distributed import split_dataset_by_node
 
 from ..data.signal_view import as_numpy
 from .pairs import PairCollator, condition_signals
@@ -77,8 +76,8 @@ class EcgReportStream:
         files (`ParquetFiles`): Of the split.
         processor ([`MeritProcessor`]): Conditions signals and tokenises reports.
         args (`argparse.Namespace`): The options of pretrain.py.
-        train (`bool`): Whether to shuffle and augment. Files are shuffled, and rows within a buffer of
-            `args.shuffle_buffer`.
+        train (`bool`): Whether to shuffle and augment. Files are shuffled, and rows within blocks of
+            `args.shuffle_buffer`; the shuffle of `datasets` moves row by row, and takes several times as long.
         accelerator (`Accelerator`): Says which process this is, and where batches go.
 
     Raises:
@@ -90,8 +89,8 @@ class EcgReportStream:
         self.extractor, self.collator = processor.feature_extractor, PairCollator(processor, args, train)
         self.device = accelerator.device
         self.rank, self.processes = accelerator.process_index, accelerator.num_processes
-        even = len(files.urls) % self.processes == 0
-        if train and not even:
+        self.even = len(files.urls) % self.processes == 0
+        if train and not self.even:
             raise ValueError(
                 f"Expected a number of files that {self.processes} processes share out evenly, got {len(files.urls)}. "
                 "Write them anew, or use another number of processes."
@@ -99,7 +98,7 @@ class EcgReportStream:
         # Files change hands from epoch to epoch, so the smallest says what every process has. Where there are too few
         # of them to validate on, all processes read all files, and take the rows in turn.
         share = len(files.urls) // self.processes * min(files.num_rows)
-        self.rows = share if even and self.processes > 1 else len(files) // self.processes
+        self.rows = share if self.even and self.processes > 1 else len(files) // self.processes
         self.batch_size = min(args.batch_size, self.rows)
         if self.batch_size < 2 or not len(self):
             raise ValueError(
@@ -122,25 +121,43 @@ class EcgReportStream:
 
     def batches(self, first: int) -> Iterator[dict[str, torch.Tensor]]:
         """Yield the batches of the epoch from number `first` on; those before are read and passed over."""
-        stream = load_dataset("parquet", data_files=self.files.urls, split="train", streaming=True)
+        number, size = 0, self.batch_size
+        waiting = None  # rows that do not fill a batch yet
+        for signals, reports in self._blocks():
+            if waiting is not None:
+                signals, reports = np.concatenate([waiting[0], signals]), [*waiting[1], *reports]
+            for start in range(0, len(signals) - size + 1, size):
+                if number >= first:
+                    yield self._batch(signals[start : start + size], reports[start : start + size], number)
+                number += 1
+                if number == len(self):
+                    return
+            rest = len(signals) - len(signals) % size
+            waiting = signals[rest:], reports[rest:]
+
+    def _blocks(self) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """Yield signals in µV and reports of some rows at a time, shuffled for training."""
+        urls, rng = self.files.urls, np.random.default_rng([self.args.seed, self.epoch])
+        if self.train:
+            urls = [urls[number] for number in rng.permutation(len(urls))]
+        own = urls[self.rank :: self.processes] if self.even else urls
+        stream = load_dataset("parquet", data_files=own, split="train", streaming=True)
         if not isinstance(stream.features["signal"], Array2D):
             raise ValueError(f"Expected an Array2D column `signal`, got {stream.features['signal']}.")
-        stream = stream.select_columns(COLUMNS)
-        if self.train:
-            stream = stream.shuffle(seed=self.args.seed, buffer_size=self.args.shuffle_buffer)
-        if self.processes > 1:
-            stream = split_dataset_by_node(stream, self.rank, self.processes)
-        stream = stream.with_format("arrow")
-        stream.set_epoch(self.epoch)  # last: the copies that the other methods return forget it
-        for number, table in zip(range(len(self)), stream.iter(self.batch_size)):
-            if number < first:
-                continue
-            signals, shape = table.column("signal"), stream.features["signal"].shape
-            microvolts = np.concatenate([as_numpy(chunk, shape, "signal") for chunk in signals.chunks])
-            conditioned = condition_signals(microvolts, self.args.sampling_rate, self.extractor)
-            tokens = self.collator.tokenize(table.column("report").to_pylist())
-            seed = [self.args.seed, self.epoch, self.rank, number]
-            yield send_to_device(self.collator(conditioned, tokens, seed), self.device)
+        shape, stream = stream.features["signal"].shape, stream.select_columns(COLUMNS).with_format("arrow")
+        size = self.args.shuffle_buffer if self.train else self.batch_size * self.processes
+        for table in stream.iter(size):
+            signals = np.concatenate([as_numpy(chunk, shape, "signal") for chunk in table.column("signal").chunks])
+            rows = rng.permutation(len(signals)) if self.train else np.arange(len(signals))
+            if not self.even:
+                rows = rows[self.rank :: self.processes]
+            reports = table.column("report").to_pylist()
+            yield signals[rows], [reports[row] for row in rows]
+
+    def _batch(self, microvolts: np.ndarray, reports: list[str], number: int) -> dict[str, torch.Tensor]:
+        conditioned = condition_signals(microvolts, self.args.sampling_rate, self.extractor)
+        seed = [self.args.seed, self.epoch, self.rank, number]
+        return send_to_device(self.collator(conditioned, self.collator.tokenize(reports), seed), self.device)
 
 
 __all__ = ["EcgReportStream", "ParquetFiles"]
