@@ -52,6 +52,8 @@ def main():
     for name in BESIDE_THE_WEIGHTS:
         if (args.model / name).is_file():
             shutil.copy(args.model / name, args.output)
+    if (args.model / ".eval_results").is_dir():
+        shutil.copytree(args.model / ".eval_results", args.output / ".eval_results")
     shutil.copy(HANDLER, args.output)
     (args.output / "requirements.txt").write_text(requirements(), encoding="utf-8")
     print("\n".join(str(path) for path in sorted(args.output.iterdir())))

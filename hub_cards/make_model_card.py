@@ -5,15 +5,17 @@ python hub_cards/make_model_card.py --checkpoint merit-ecg --results results/ptb
 
 The folder's file of results chooses the card: pretraining_results.json that of a dual encoder, finetuning_results.json
 that of a classifier, report_training_results.json that of a report writer, whose `--results` are the rows of
-evaluate_reports.py. `--calibration` takes rows of the metrics `ece` and `brier`, as other result rows. No CO2
-is stated: nothing here measures energy.
+evaluate_reports.py. Beside a card with results, `.eval_results/` says them as leaderboards of the Hub read them; they
+show where the data set's repository declares itself a benchmark. `--calibration` takes rows of the metrics `ece` and
+`brier`, as other result rows. No CO2 is stated: nothing here measures energy.
 """
 
 import argparse
 import json
 from pathlib import Path
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 FOLDER = Path(__file__).parent
 TAGS = ["ecg", "electrocardiogram"]
@@ -202,6 +204,16 @@ CARDS = {
 """By the file of results in the folder of a checkpoint."""
 
 
+def eval_results(rows: list[dict], dataset_id: str) -> str:
+    """The macro-AUROC of every task as the Hub reads it from `.eval_results/`."""
+    entries = [
+        EvalResultEntry(dataset_id, row["task"], round(row["value"], 4), notes="macro-AUROC, fold 10")
+        for row in rows
+        if row["metric"] == "macro_auroc"
+    ]
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=Path("merit-ecg"), help="Folder of a training script.")
@@ -210,6 +222,7 @@ def main():
     parser.add_argument("--calibration", type=Path, help="Rows of the metrics ece and brier.")
     parser.add_argument("--run", default="joint", help="Name of this checkpoint in the results.")
     parser.add_argument("--repo_id", default="your-name/merit-ecg")
+    parser.add_argument("--dataset_id", default="your-name/ptb-xl", help="Of PTB-XL on the Hub, for .eval_results/.")
     args = parser.parse_args()
 
     kind = next((name for name in CARDS if (args.checkpoint / name).is_file()), None)
@@ -232,6 +245,12 @@ def main():
     )
     card.save(args.checkpoint / "README.md")
     print(args.checkpoint / "README.md")
+    if args.results and kind != "report_training_results.json":
+        path = args.checkpoint / ".eval_results" / "ptb_xl.yaml"
+        path.parent.mkdir(exist_ok=True)
+        rows = evaluation_rows(args.results, args.run, run["seed"])
+        path.write_text(eval_results(rows, args.dataset_id), encoding="utf-8")
+        print(path)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, parse_eval_result_entries
 
 HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
 
@@ -37,6 +38,11 @@ def test_card_holds_the_rows_of_its_checkpoint_alone(tmp_path):
     assert card.data.model_name == "heart" and 'from_pretrained("someone/heart"' in card.text
     assert "| all | macro_auroc | 0.800 | 0.700 to 0.900 | 9 |" in card.text and "0.220" not in card.text
     last_step = json.loads((tmp_path / "pretraining_results.json").read_text())["curves"][-1]["step"]
+    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / ".eval_results" / "ptb_xl.yaml").read_text()))
+    assert [(entry.dataset_id, entry.task_id, entry.value) for entry in entries] == [
+        ("your-name/ptb-xl", "all", 0.8),
+        ("your-name/ptb-xl", "zero_shot_all", 0.6),
+    ]
     assert card.text.count("`python probe.py` (commit `abc`)") == 1 and "`python prompts.py`" in card.text
     assert "Not a medical device" in card.text and f"| step {last_step} |" in card.text
 
