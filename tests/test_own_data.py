@@ -127,7 +127,9 @@ def test_reports_of_a_table_and_masks_of_short_records(work, tmp_path, tiny_toke
     kept.set_epoch(pairs.epoch)
     for _ in range(2):  # what a batch changes is its own
         assert_equal(kept.__getitems__([2, 0, 1]), pairs.__getitems__([2, 0, 1]))
-    padded = processor.tokenizer.pad({"input_ids": pairs.tokens}, pad_to_multiple_of=8, return_tensors="pt")
+    padded = processor.tokenizer.pad(
+        {"input_ids": [ids.tolist() for ids in pairs.tokens]}, pad_to_multiple_of=8, return_tensors="pt"
+    )
     assert_equal(padded, {name: kept.__getitems__([0, 1, 2])[name] for name in padded})
     whole = EcgReportPairs(table, processor, Namespace(**vars(args) | {"crop_seconds": None}), train=False)
     mask = whole.__getitems__([0, 1])["ecg_mask"]

@@ -81,6 +81,24 @@ class ConditionedSignals:
         return read_signals(view, self.rows[np.asarray(indices)], sampling_rate, extractor)
 
 
+class Tokens:
+    """The tokens of many reports in one array: a tensor of its own for each would take a hundred times the memory."""
+
+    def __init__(self, ids):
+        self.ends = np.cumsum([len(of_report) for of_report in ids], dtype=np.int64)
+        self.flat = torch.from_numpy(np.fromiter((i for of_report in ids for i in of_report), np.int32, self.ends[-1]))
+
+    def __len__(self):
+        return len(self.ends)
+
+    def __getitem__(self, number):
+        """Return those of one report, int64."""
+        if not 0 <= number < len(self.ends):
+            raise IndexError(f"Expected a number below {len(self.ends)}, got {number}.")
+        start = self.ends[number - 1] if number else 0
+        return self.flat[start : self.ends[number]].long()
+
+
 class PairCollator:
     """Makes whole batches of model inputs of signals and reports, augmented for training."""
 
@@ -88,10 +106,10 @@ class PairCollator:
         self.processor, self.args, self.train = processor, args, train
 
     def tokenize(self, reports):
-        """Return the tokens of every report, a tensor each."""
+        """Return the [`Tokens`] of reports."""
         reports = [normalize_report(report or "") for report in reports]
         ids = self.processor.tokenizer(reports, truncation=True, max_length=self.args.max_report_tokens)["input_ids"]
-        return [torch.tensor(of_report) for of_report in ids]
+        return Tokens(ids)
 
     def __call__(self, signals, tokens, seed):
         """Return the inputs of a batch; its random numbers follow from `seed`, a list of numbers."""
@@ -117,7 +135,7 @@ class PairCollator:
         batch = {"input_values": torch.from_numpy(extractor.normalize(signals, mask))}
         if mask is not None:
             batch["ecg_mask"] = torch.from_numpy(np.ascontiguousarray(mask))
-        return batch | self._pad(tokens)
+        return batch | self._pad(list(tokens))
 
     def _pad(self, reports):
         """Tokens and attention mask, padded to a multiple of 8: `tokenizer.pad` takes longer than all signals."""
