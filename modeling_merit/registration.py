@@ -4,10 +4,12 @@ transformers and torch take seconds to import, which reading an ECG file does no
 points. So importing `modeling_merit` registers at once where transformers is loaded, and otherwise leaves a finder on
 `sys.meta_path` that registers as soon as transformers is. transformers loads its own modules when their names are
 used, so nothing in it is half imported at that time. A module of MERIT that is imported before transformers is
-waited for.
+waited for. Where several threads import transformers for the first time, each may see modules of it half imported,
+with or without MERIT: import it in one of them first.
 """
 
 import sys
+import threading
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -99,7 +101,7 @@ class _Finder(MetaPathFinder):
     """Finds the watched modules like the other finders do, and counts those that are being executed."""
 
     def __init__(self):
-        self.executing = 0
+        self.executing, self.lock = 0, threading.Lock()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -128,12 +130,15 @@ class _Loader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         module.__loader__ = module.__spec__.loader = self.loader  # as if it had been found without us
-        self.finder.executing += 1
+        with self.finder.lock:
+            self.finder.executing += 1
         try:
             self.loader.exec_module(module)
         finally:
-            self.finder.executing -= 1
-        if self.finder.executing == 0 and self.finder in sys.meta_path:
+            with self.finder.lock:
+                self.finder.executing -= 1
+                last = self.finder.executing == 0 and self.finder in sys.meta_path
+        if last:
             sys.meta_path.remove(self.finder)
             try:
                 register()

@@ -125,10 +125,6 @@ ORDERS = {
     "reloaded later": "import modeling_merit, importlib, transformers; importlib.reload(modeling_merit)",
     "found but not imported": "import modeling_merit, importlib.util; importlib.util.find_spec('transformers').origin",
     "unpickled": "import pickle; pickle.loads(b'cmodeling_merit.modeling_merit\\nMeritModel\\n.')",
-    "in threads": "import threading, modeling_merit\n"
-    "names = ('transformers', 'modeling_merit.modeling_merit')\n"
-    "threads = [threading.Thread(target=__import__, args=(name,)) for name in names]\n"
-    "[thread.start() for thread in threads]; [thread.join() for thread in threads]",
 }
 
 
