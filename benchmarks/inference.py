@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig, HubertModel, ViTConfig, ViTModel, Wav2Vec2Config, Wav2Vec2Model
 
 from modeling_merit import MeritEcgModel
+from modeling_merit.processing import EcgRecord
 from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.inference import embed_ecgs, load_checkpoint
@@ -151,6 +152,17 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
+    ecg = simulate_ecg("sinus_rhythm", seed=0, sampling_rate=500)
+    record = EcgRecord(ecg.signal, ecg.sampling_rate, ecg.leads)
+    path = args.output.parent / "inference_ecg.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_ecg(record, path, overwrite=True)
+        model, processor = load_checkpoint(args.model)
+        calls = {"file to embedding": lambda: embed_ecgs(model, processor, str(path), "pooled")}
+        milliseconds = timed(calls, 20)["file to embedding"]
+    finally:
+        path.unlink(missing_ok=True)
     networks, rows = models(args.model), {}
     for name, (model, shape) in networks.items():
         counter = FlopCounterMode(display=False)
@@ -174,16 +186,6 @@ def main():
     for row in rows.values():
         row["gflop_per_s_batch_32"] = row["gflop_per_ecg"] * row["ecgs_per_s_batch_32"]
 
-    record = simulate_ecg("sinus_rhythm", seed=0, sampling_rate=500)
-    path = args.output.parent / "inference_ecg.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        write_ecg(record, path, overwrite=True)
-        model, processor = load_checkpoint(args.model)
-        calls = {"file to embedding": lambda: embed_ecgs(model, processor, str(path), "pooled")}
-        milliseconds = timed(calls, 20)["file to embedding"]
-    finally:
-        path.unlink(missing_ok=True)
     about = {
         "threads": args.threads,
         "gflop_per_s_of_a_matrix_product": peak,
