@@ -170,9 +170,13 @@ def open_streams(args):
 def make_loaders(args, tables, processor, accelerator):
     """Return the loaders of training and validation, and the fingerprints and sizes of what they read."""
     if args.streaming:
-        loaders = [
-            EcgReportStream(part, processor, args, train, accelerator) for part, train in zip(tables, (True, False))
-        ]
+        try:
+            loaders = [
+                EcgReportStream(part, processor, args, train, accelerator)
+                for part, train in zip(tables, (True, False))
+            ]
+        except ValueError as error:
+            raise SystemExit(f"{args.dataset} cannot be streamed: {error}") from error
         files = (np.array([part.num_rows, part.sizes]) for part in tables)
         reports = (np.frombuffer("\n".join(part["report"]).encode(), dtype=np.uint8) for part in tables)
     else:

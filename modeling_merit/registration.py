@@ -4,8 +4,9 @@ transformers and torch take seconds to import, which reading an ECG file does no
 points. So importing `modeling_merit` registers at once where transformers is loaded, and otherwise leaves a finder on
 `sys.meta_path` that registers as soon as transformers is. transformers loads its own modules when their names are
 used, so nothing in it is half imported at that time. A module of MERIT that is imported before transformers is
-waited for. Where a thread says `from transformers import ...` while another one imports transformers for the first time, it
-gets the module that transformers then replaces, and fails, with or without MERIT: import it in one of them first.
+waited for. Where a thread says `from transformers import ...` while another one imports transformers for the first
+time, it gets the module that transformers then replaces, and fails, with or without MERIT: import it in one of them
+first.
 """
 
 import sys

@@ -45,6 +45,7 @@ class ParquetFiles:
                 f"Expected Parquet files of the {split} split in {source}, such as {split}-00000.parquet, got none."
             )
         self.paths, self.num_rows, self.sizes = paths, [], []
+        self._columns: dict[str, list[str]] = {}
         for name in paths:
             with self.fs.open(name, "rb") as file:
                 parquet = pq.ParquetFile(file)
@@ -58,13 +59,15 @@ class ParquetFiles:
         return sum(self.num_rows)
 
     def __getitem__(self, column: str) -> list[str]:
-        """Return a column of all rows; that of the reports fits into memory where the signals do not."""
-        values: list[str] = []
-        for path in self.paths:
-            with self.fs.open(path, "rb") as file:
-                part = pq.ParquetFile(file, pre_buffer=False)
-                values += part.read([column], use_threads=False)[column].to_pylist()
-        return values
+        """Return a column of all rows, read once; that of the reports fits into memory where the signals do not."""
+        if column not in self._columns:
+            values: list[str] = []
+            for path in self.paths:
+                with self.fs.open(path, "rb") as file:
+                    part = pq.ParquetFile(file, pre_buffer=False)
+                    values += part.read([column], use_threads=False)[column].to_pylist()
+            self._columns[column] = values
+        return self._columns[column]
 
 
 class EcgReportStream:
