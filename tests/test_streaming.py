@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from datasets import Array2D, Dataset, Features, Value
+from datasets import Array2D, Dataset, Features, Value, load_dataset
 
 from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
 from modeling_merit.processing.data import SyntheticEcg
@@ -97,8 +97,34 @@ def test_the_rest_of_an_epoch_is_what_would_have_come(stream):
     pairs = stream()
     pairs.set_epoch(3)
     whole = list(pairs)
-    for first in (0, 2, len(pairs)):
-        assert_equal(list(pairs.batches(first)), whole[first:])
+    for first in range(len(pairs)):
+        again = stream()
+        again.load_state_dict({"epoch": 3, "batch": first})
+        rest = iter(again)
+        assert_equal([next(rest)], whole[first : first + 1])
+        assert again.state_dict() == {"epoch": 3, "batch": first + 1}
+        assert_equal(list(rest), whole[first + 1 :])
+        assert again.state_dict()["batch"] == len(pairs)
+    again.load_state_dict({"epoch": 3, "batch": len(pairs)})
+    assert list(again) == []
+    assert_equal([next(iter(again)), next(iter(again))], whole[:1] * 2)  # only the iteration after a load goes on
+
+
+@pytest.mark.parametrize("shuffle_buffer", [5, 8, 16, 64])
+def test_files_before_the_rest_are_not_read(stream, folder, shuffle_buffer, monkeypatch):
+    pairs = stream(shuffle_buffer=shuffle_buffer, batch_size=4)
+    whole, opened = list(pairs), []
+
+    def count(*args, data_files, **kwargs):
+        opened.append(len(data_files))
+        return load_dataset(*args, data_files=data_files, **kwargs)
+
+    monkeypatch.setattr("modeling_merit.processing.training.streaming.load_dataset", count)
+    for first in range(len(pairs)):
+        pairs.load_state_dict({"epoch": 0, "batch": first})
+        assert_equal(list(pairs), whole[first:])
+    assert opened[0] == len(ROWS) and opened == sorted(opened, reverse=True)
+    assert opened[-1] == 1 or shuffle_buffer > 16  # one block is as long as the epoch
 
 
 def test_validation_is_neither_shuffled_nor_augmented(stream):

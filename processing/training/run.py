@@ -305,8 +305,10 @@ def train(
             batches = loader
             if done:
                 first = done * args.gradient_accumulation_steps
-                streamed = isinstance(loader, EcgReportStream)
-                batches = loader.batches(first) if streamed else accelerator.skip_first_batches(loader, first)
+                if isinstance(loader, EcgReportStream):
+                    loader.load_state_dict({"epoch": epoch, "batch": first})
+                else:
+                    batches = accelerator.skip_first_batches(loader, first)
             for batch in batches:
                 with accelerator.accumulate(model):
                     output = backward(batch)

@@ -1,8 +1,8 @@
 """Pre-training on more pairs than fit on the disk: Parquet files, local or remote, read as a stream.
 
-The order of a stream follows from seed and epoch alone, so that a resumed run passes over what was read and goes on
-with exactly the batches that would have come. A local data set needs no stream: the tables of `datasets` are mapped
-into memory, whatever their size.
+The order of a stream follows from seed and epoch alone, so that where it stands is two numbers, and a resumed run goes
+on with exactly the batches that would have come without reading the files before them. A local data set needs no
+stream: the tables of `datasets` are mapped into memory, whatever their size.
 """
 
 from collections.abc import Iterator
@@ -89,6 +89,7 @@ class EcgReportStream:
 
     def __init__(self, files: ParquetFiles, processor, args, train: bool, accelerator: Accelerator):
         self.files, self.args, self.train, self.epoch = files, args, train, 0
+        self.first = self.number = 0  # the batch that the next iteration begins with, and the one that comes next
         self.extractor, self.collator = processor.feature_extractor, PairCollator(processor, args, train)
         self.device = accelerator.device
         self.rank, self.processes = accelerator.process_index, accelerator.num_processes
@@ -117,39 +118,58 @@ class EcgReportStream:
         return batches - batches % self.args.gradient_accumulation_steps if self.train else batches
 
     def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
+        self.epoch, self.first, self.number = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where the stream stands: the epoch, and the number of its batches that were given out."""
+        return {"epoch": self.epoch, "batch": self.number}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there: the next iteration gives the rest of the epoch, and reads no file that lies before it."""
+        self.epoch, self.first, self.number = state["epoch"], state["batch"], state["batch"]
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        return self.batches(0)
-
-    def batches(self, first: int) -> Iterator[dict[str, torch.Tensor]]:
-        """Yield the batches of the epoch from number `first` on; those before are read and passed over."""
-        number, size = 0, self.batch_size
+        self.number, self.first, size = self.first, 0, self.batch_size
+        if self.number == len(self):
+            return
+        before, passed = divmod(self.number * size, self._block_rows)
         waiting = None  # rows that do not fill a batch yet
-        for signals, reports in self._blocks():
+        for signals, reports in self._blocks(before):
+            signals, reports = signals[passed:], reports[passed:]
+            passed = 0
             if waiting is not None:
                 signals, reports = np.concatenate([waiting[0], signals]), [*waiting[1], *reports]
             for start in range(0, len(signals) - size + 1, size):
-                if number >= first:
-                    yield self._batch(signals[start : start + size], reports[start : start + size], number)
-                number += 1
-                if number == len(self):
+                batch = self._batch(signals[start : start + size], reports[start : start + size], self.number)
+                self.number += 1
+                yield batch
+                if self.number == len(self):
                     return
             rest = len(signals) - len(signals) % size
             waiting = signals[rest:], reports[rest:]
 
-    def _blocks(self) -> Iterator[tuple[np.ndarray, list[str]]]:
-        """Yield signals in µV and reports of some rows at a time, shuffled for training."""
-        urls, rng = self.files.urls, np.random.default_rng([self.args.seed, self.epoch])
+    @property
+    def _block_rows(self) -> int:
+        """Rows of a block that this process takes."""
+        return self.args.shuffle_buffer if self.train else self.batch_size
+
+    def _blocks(self, first: int) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """Yield signals in µV and reports of a block of rows at a time, shuffled for training, from block `first`."""
+        order, rng = np.arange(len(self.files.urls)), np.random.default_rng([self.args.seed, self.epoch])
         if self.train:
-            urls = [urls[number] for number in rng.permutation(len(urls))]
-        own = urls[self.rank :: self.processes] if self.even else urls
-        stream = load_dataset("parquet", data_files=own, split="train", streaming=True)
+            order = rng.permutation(order)
+        own = order[self.rank :: self.processes] if self.even else order
+        size = self._block_rows if self.even else self._block_rows * self.processes
+        ends = np.cumsum(np.array(self.files.num_rows)[own])
+        passed = int(np.searchsorted(ends, first * size, side="right"))  # files that lie before the block
+        urls = [self.files.urls[number] for number in own[passed:]]
+        for _ in range(first if self.train else 0):
+            rng.permutation(size)  # as those blocks would have drawn
+        stream = load_dataset("parquet", data_files=urls, split="train", streaming=True)
         if not isinstance(stream.features["signal"], Array2D):
             raise ValueError(f"Expected an Array2D column `signal`, got {stream.features['signal']}.")
         shape, stream = stream.features["signal"].shape, stream.select_columns(COLUMNS).with_format("arrow")
-        size = self.args.shuffle_buffer if self.train else self.batch_size * self.processes
-        for table in stream.iter(size):
+        for table in stream.skip(first * size - int(ends[passed - 1] if passed else 0)).iter(size):
             signals = np.concatenate([as_numpy(chunk, shape, "signal") for chunk in table.column("signal").chunks])
             rows = rng.permutation(len(signals)) if self.train else np.arange(len(signals))
             if not self.even:
