@@ -27,7 +27,14 @@ from modeling_merit.processing.training.checkpoints import check_output_dir
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.pairs import EcgReportPairs, load_tables
 from modeling_merit.processing.training.publishing import PUSH_OPTIONS, check_push, push_output
-from modeling_merit.processing.training.run import RUN_OPTIONS, cosine_schedule, settings, start, train
+from modeling_merit.processing.training.run import (
+    RUN_OPTIONS,
+    average_weights,
+    cosine_schedule,
+    settings,
+    start,
+    train,
+)
 from modeling_merit.processing.training.streaming import EcgReportStream, ParquetFiles
 from modeling_merit.processing.training.tokenizers import frequent_ngrams, train_wordpiece
 
@@ -78,6 +85,12 @@ def parse_args():
     add("--word_weight", type=float, default=0.1, help="Weight of the words of the report; 0 switches them off.")
     add("--dropout", type=float, default=0.1, help="Dropout of the pooled feature.")
     add("--drop_path", type=float, default=0.0, help="Probability of leaving out the last residual block.")
+    add(
+        "--ema_decay",
+        type=float,
+        default=0.0,
+        help="Keep the exponential moving average of the weights instead, with this decay per step; 0 does not.",
+    )
     add("--lead_dropout", type=float, default=0.3, help="Probability that a record loses some of its leads.")
     add("--gap_probability", type=float, default=0.1, help="Probability that some time of a record is masked.")
     add("--noise_mv", type=float, default=0.05, help="Largest added white noise; it is reconstructed, too.")
@@ -99,6 +112,8 @@ def parse_args():
             f"{args.forward_batch_size} and {args.contrastive_weight:g}. Without contrast, use "
             "--gradient_accumulation_steps."
         )
+    if not 0 <= args.ema_decay < 1:
+        parser.error(f"Expected --ema_decay of at least 0 and below 1, got {args.ema_decay:g}.")
     if args.streaming and (args.num_workers or args.keep_in_memory):
         parser.error(
             "Expected neither --num_workers nor --keep_in_memory with --streaming: a stream is read as it comes."
@@ -232,6 +247,7 @@ def main():
     parameters = model.num_parameters()
     groups = parameter_groups(model, args.learning_rate, args.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+    averaged = average_weights(model, args.ema_decay) if args.ema_decay else None
     model, optimizer = accelerator.prepare(model, optimizer)
     outcome = train(
         model,
@@ -243,13 +259,14 @@ def main():
         processor,
         project="merit",
         metrics=METRICS,
-        validate=lambda: validate(model, loaders[1], accelerator, args.seed),
+        validate=lambda evaluated: validate(evaluated, loaders[1], accelerator, args.seed),
         set_epoch=loaders[0].set_epoch,
         unit="ecg",
         data=data | {"reports_fingerprint": reports_fingerprint},
         any_processes=not args.streaming,
         backward=args.forward_batch_size
         and (lambda batch: backward_in_parts(model, batch, args.forward_batch_size, accelerator)),
+        averaged=averaged,
     )
     if accelerator.is_main_process:
         about = data | {"settings": settings(args), "parameters": parameters}

@@ -236,7 +236,7 @@ def main():
         processor,
         project="merit-report",
         metrics=("loss",),
-        validate=lambda: validate(model, loaders[1], accelerator),
+        validate=lambda evaluated: validate(evaluated, loaders[1], accelerator),
         set_epoch=lambda epoch: setattr(samplers[0], "epoch", epoch),
         unit="example",
         data=data,

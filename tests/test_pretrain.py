@@ -30,6 +30,7 @@ import modeling_merit
 from modeling_merit.processing.training.checkpoints import find_damage, read_state, saved_checkpoints
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.pairs import load_tables
+from modeling_merit.processing.training.run import average_weights
 from modeling_merit.processing.training.tokenizers import frequent_ngrams, train_wordpiece
 
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "pretrain.py"
@@ -211,6 +212,50 @@ def test_resumed_run_is_the_same_run(whole_run, tmp_path, cache):
         assert_same_checkpoint(checkpoints(tmp_path)[ours], checkpoints(folder)[theirs], processes=1)
 
 
+def test_averaged_weights_are_the_exponential_moving_average():
+    model = torch.nn.BatchNorm1d(2).train()
+    averaged = average_weights(model, decay=0.3)
+    assert not averaged.training and not any(weight.requires_grad for weight in averaged.parameters())
+    expected = None
+    for step in range(6):
+        model(torch.randn(4, 2))
+        model.weight.data += 1
+        averaged.update_parameters(model)
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        kept = min(0.3, (1 + step) / (10 + step))
+        expected = state if expected is None else {n: kept * expected[n] + (1 - kept) * v for n, v in state.items()}
+    found = averaged.module.state_dict()
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        torch.testing.assert_close(found[name], expected[name])
+    assert found["num_batches_tracked"] == 6  # whole numbers, such as the keys of the words, are not averaged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_resumed_run_with_averaged_weights_is_the_same_run(tmp_path, cache, processes):
+    options = [*RUN, *STEPS, "--ema_decay", "0.5", "--lead_dropout", "0"]
+    results = run(tmp_path / "whole", cache, *options, processes=processes)
+    saved = checkpoints(tmp_path / "whole")
+    # What is left is the average, of the epoch with the lowest loss; the weights go on beside it.
+    number = min(results["curves"], key=lambda curve: curve["validation"]["loss"])["step"] - 1
+    last = (
+        load_file(saved["checkpoint_5"] / "model.safetensors"),
+        load_file(saved["checkpoint_5"] / "model_1.safetensors"),
+    )
+    assert any(not torch.equal(last[0][name], last[1][f"module.{name}"]) for name in last[0])
+    if f"checkpoint_{number}" in saved:
+        averaged = load_file(saved[f"checkpoint_{number}"] / "model_1.safetensors")
+        left = load_file(tmp_path / "whole" / "model.safetensors")
+        assert all(torch.equal(left[name], averaged[f"module.{name}"]) for name in left)
+    resume = ["--resume_from_checkpoint", saved["checkpoint_3"]]
+    resumed = run(tmp_path / "resumed", cache, *options, *resume, processes=processes)
+    assert resumed["curves"] == results["curves"]
+    again = checkpoints(tmp_path / "resumed")["checkpoint_1"]
+    assert_same_checkpoint(again, saved["checkpoint_5"], processes)
+    other = load_file(again / "model_1.safetensors")
+    assert all(torch.equal(value, other[name]) for name, value in last[1].items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_pairs_encoded_in_parts_are_compared_with_all(tmp_path, cache, processes):
@@ -384,6 +429,7 @@ def parse(monkeypatch, *arguments: str):
         (["--batch_size", "0"], "--batch_size of at least 1, got 0"),
         (["--epochs", "0"], "--epochs of at least 1, got 0"),
         (["--max_train_steps", "-3"], "--max_train_steps of at least 1, got -3"),
+        (["--ema_decay", "1"], "--ema_decay of at least 0 and below 1, got 1"),
         (["--sampling_rate", "250"], "invalid choice: 250"),
         (["--resume_from_checkpoint", "latest", "--output_dir", "nowhere"], "nowhere/checkpoints to resume from, got"),
         (["--resume_from_checkpoint", "nowhere/checkpoint_1"], "folder or 'latest', got 'nowhere/checkpoint_1'"),

@@ -15,8 +15,9 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.data_loader import DataLoaderShard
 from accelerate.tracking import GeneralTracker, on_main_process
-from accelerate.utils import DataLoaderConfiguration, DistributedType, ProjectConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, DistributedType, ProjectConfiguration, broadcast, set_seed
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin, get_cosine_schedule_with_warmup
 
@@ -183,6 +184,20 @@ def save_model(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Te
     replace_files(partial, folder)
 
 
+def average_weights(model: nn.Module, decay: float) -> AveragedModel:
+    """Return a copy of a model that `train` keeps as the exponential moving average of its weights and statistics.
+
+    After n steps the decay is at most (1 + n) / (10 + n), so that the first weights are soon forgotten.
+    """
+
+    def average(averaged: torch.Tensor, now: torch.Tensor, steps: Any) -> torch.Tensor:
+        if not averaged.is_floating_point():
+            return now
+        return torch.lerp(averaged, now, 1 - ((1 + steps) / (10 + steps)).clamp(max=decay))
+
+    return AveragedModel(model, avg_fn=average, use_buffers=True).requires_grad_(False).eval()
+
+
 def count_steps(args: argparse.Namespace, loader: DataLoaderShard | EcgReportStream) -> tuple[int, int]:
     """Return the optimiser steps of the whole run and those of one epoch."""
     per_epoch = math.ceil(len(loader) / args.gradient_accumulation_steps)
@@ -208,12 +223,13 @@ def train(
     *,
     project: str,
     metrics: Sequence[str],
-    validate: Callable[[], dict[str, float]],
+    validate: Callable[[nn.Module], dict[str, float]],
     set_epoch: Callable[[int], None],
     unit: str,
     data: Mapping[str, Any],
     any_processes: bool,
     backward: Callable[[Mapping[str, torch.Tensor]], Any] | None = None,
+    averaged: AveragedModel | None = None,
 ) -> dict[str, Any]:
     """Train from the start or a checkpoint to the last step; the best model lies in the output folder afterwards.
 
@@ -227,7 +243,7 @@ def train(
         processor (`ProcessorMixin`): Saved at once, so that an interrupted run leaves a usable model.
         project (`str`): Name of the run in the trackers.
         metrics (sequence of `str`): Fields of the model's output to log, "loss" among them.
-        validate (callable): Returns the validation metrics, "loss" among them; the model is in evaluation mode.
+        validate (callable): Returns the validation metrics of a model in evaluation mode, "loss" among them.
         set_epoch (callable): Told the number of every epoch before it begins.
         unit (`str`): What a batch holds, for the progress bar and the results.
         data (mapping): Fingerprints and sizes of the data; a run with others is not resumed.
@@ -235,6 +251,8 @@ def train(
             for any number of processes; if not, a run is resumed by the same number alone.
         backward (callable, *optional*): Adds the gradients of a batch and returns the model's output; a forward and
             a backward pass when absent.
+        averaged (`AveragedModel`, *optional*): Of `average_weights`, made before `accelerator.prepare`: it, and not
+            the model itself, is validated and left in the output folder.
 
     Returns:
         `dict`: The part of the results file that says how the run went.
@@ -244,6 +262,11 @@ def train(
             run was told to stop.
     """
     progress, folder = Progress(), args.resume_from_checkpoint
+    shared_out = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+    if averaged is not None:
+        if shared_out:
+            raise SystemExit("Expected --ema_decay 0 where weights are shared out over processes (FSDP, DeepSpeed).")
+        averaged = accelerator.prepare_model(averaged, evaluation_mode=True)  # so that it is saved with the model
     set_seed(args.seed + accelerator.process_index)  # each process its own masks
     total_steps, epoch_steps = count_steps(args, loader)
     run = {name: value for name, value in settings(args).items() if name not in MAY_CHANGE} | dict(data)
@@ -318,6 +341,8 @@ def train(
                     optimizer.zero_grad()
                 if not accelerator.sync_gradients:
                     continue
+                if averaged is not None:
+                    averaged.update_parameters(accelerator.unwrap_model(model))
                 scheduler.step()
                 # The terms of the step before are read now: a device has had a whole step to work them out.
                 note(pending)
@@ -335,17 +360,19 @@ def train(
                     train_means = {name: value / steps for name, value in progress.sums.items()}
                     progress.sums = {}
                     model.eval()
+                    for statistics in [] if averaged is None else averaged.buffers():
+                        statistics.copy_(broadcast(statistics))  # as DDP does with those of the model
                     with torch.no_grad():
-                        means = validate()
+                        means = validate(model if averaged is None else averaged)
                     model.train()
                     accelerator.log({f"validation/{name}": value for name, value in means.items()}, step=progress.step)
                     progress.curves.append({"step": progress.step, "train": train_means, "validation": means})
                     if means["loss"] < progress.best_loss:
                         progress.best_loss = means["loss"]
-                        shared_out = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
                         weights = accelerator.get_state_dict(model) if shared_out else None
                         if accelerator.is_main_process:
-                            save_model(accelerator.unwrap_model(model), args.output_dir, weights)
+                            best = accelerator.unwrap_model(model) if averaged is None else averaged.module
+                            save_model(best, args.output_dir, weights)
                 stopped = stop.received
                 if accelerator.num_processes > 1:
                     stopped = int(accelerator.gather(torch.tensor([stopped], device=accelerator.device)).max())
@@ -373,4 +400,13 @@ def train(
     }
 
 
-__all__ = ["RUN_OPTIONS", "check_bfloat16", "cosine_schedule", "count_steps", "settings", "start", "train"]
+__all__ = [
+    "RUN_OPTIONS",
+    "average_weights",
+    "check_bfloat16",
+    "cosine_schedule",
+    "count_steps",
+    "settings",
+    "start",
+    "train",
+]
