@@ -6,11 +6,16 @@ The encoder embeds every record once (evaluation mode, weights unchanged, checke
 regression is fitted on folds 1-8, its C and one threshold per class are chosen on fold 9, and fold 10 is scored once,
 with bootstrap intervals over patients. Rows go to `--output`, fold-10 probabilities to `--predictions`, which
 `compare.py` reads. `--random_init` draws the weights anew from `--seed`: the baseline that pre-training must beat.
+`--pooled_features` leaves fold 10 alone and writes to `--output` the macro-AUROC of fold 9 of parts of the feature: of
+the last one, two, ... stages, with and without the largest values over all windows. `--last_stage` probes the mean and
+maximum of the last stage alone, which the heads of pre-training read.
 """
+
+import numpy as np
 
 from modeling_merit.processing.benchmark.evaluation import record_run
 from modeling_merit.processing.benchmark.options import option_parser
-from modeling_merit.processing.benchmark.results import provenance
+from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.benchmark.tasks import TASK_NAMES, load_ptb_xl, load_task
 from modeling_merit.processing.probing.embeddings import embed_tables, load_encoder
 from modeling_merit.processing.probing.logistic_probe import logistic_probe
@@ -21,14 +26,49 @@ OPTIONS = (
 )
 
 
+def parts_of(config):
+    """Return the columns of the pooled feature that a configuration of fewer stages would give, by what they are."""
+    sizes = config.hidden_sizes[::-1][: config.pooler_stages]
+    ends, largest = np.cumsum(sizes), np.arange(2 * sum(sizes), config.pooler_size)
+    parts = {f"last {count} stages": np.arange(2 * end) for count, end in enumerate(ends, start=1)}
+    stages = len(sizes)
+    for count, with_largest in ((1, 1), (stages, 1), (stages, stages)) if config.pooler_largest else ():
+        columns = np.concatenate([np.arange(2 * ends[count - 1]), largest[: ends[with_largest - 1]]])
+        parts[f"last {count} stages, largest of last {with_largest}"] = columns
+    return parts
+
+
+def compare_parts(features, tables, args, parts):
+    """Return the macro-AUROC of fold 9 by part of the feature and task, printed as they come."""
+    found = {}
+    for name, columns in parts.items():
+        found[name] = {"features": len(columns)}
+        for task_name in args.tasks:
+            task = load_task(tables, task_name, args.label_fraction, args.seed)
+            x = {split: features[split][task.rows[split]][:, columns] for split in ("train", "validation")}
+            labels = [task.labels[split] for split in x]
+            probe = logistic_probe(x["train"], labels[0], x["validation"], labels[1], x["validation"][:0])
+            found[name][task_name] = round(max(probe.val_macro_auroc.values()), 4)
+        print(name, found[name], flush=True)
+    return found
+
+
 def main():
     parser = option_parser(__doc__, *OPTIONS, tasks={"choices": (*TASK_NAMES, "diagnostic")})
+    parser.add_argument("--pooled_features", action="store_true", help="Compare parts of the feature on fold 9.")
+    parser.add_argument("--last_stage", action="store_true", help="Probe what the last stage gives alone.")
     args = parser.parse_args()
 
     origin = provenance(seed=args.seed)
     tables = load_ptb_xl(args.data_dir)
     encoder, extractor = load_encoder(args.model, args.random_init, args.seed, args.device)
     features, weights, signals = embed_tables(encoder, extractor, tables, args.cache_dir, args.batch_size)
+    if args.pooled_features:
+        found = compare_parts(features, tables, args, parts_of(encoder.config))
+        about = {"run": args.run, "label_fraction": args.label_fraction, "weights": weights}
+        return write_json(args.output, origin | about | {"data_fingerprint": signals, "macro_auroc_fold_9": found})
+    if args.last_stage:
+        features = {split: part[:, : encoder.config.aligned_size] for split, part in features.items()}
     for name in args.tasks:
         task = load_task(tables, name, args.label_fraction, args.seed)
         x = {split: features[split][rows] for split, rows in task.rows.items()}

@@ -143,6 +143,9 @@ def build(args, train_table):
             "window_seconds": args.crop_seconds,
             "hidden_dropout": args.dropout,
             "drop_path_rate": args.drop_path,
+            # For probes; the heads trained here read the last stage alone.
+            "pooler_stages": len(SIZES[args.size]["ecg_config"][1]),
+            "pooler_largest": True,
         },
         text_config={"vocab_size": len(tokenizer)} if text_config is None else text_config.to_dict(),
         text_pooling="cls" if args.text_model else "mean",

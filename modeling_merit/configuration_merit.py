@@ -92,12 +92,19 @@ class MeritEcgConfig(MeritTasks, PreTrainedConfig):
         window_seconds (`float`, *optional*):
             Longer records are encoded in windows of this length, each by itself, and the pooled feature is the mean
             over them. Pre-training sets it to the length of its crops. `None` encodes records whole.
+        pooler_stages (`int`, defaults to 1):
+            How many stages, from the last back, give their mean and maximum to the pooled feature: earlier ones keep
+            what the last one has given up for the sake of its task.
+        pooler_largest (`bool`, defaults to `False`):
+            Whether the largest values of these stages over all windows, in which a rhythm shows, belong to it, too.
 
     Attributes:
         patch_length (`int`): Samples of one position of the output, `4 · 2 ** (stages - 1)`; a patch is masked as a
             whole in masked ECG modelling.
         hidden_size (`int`): Width of `last_hidden_state`, the last of `hidden_sizes`.
-        pooler_size (`int`): Width of `pooler_output`, twice that.
+        aligned_size (`int`): Width of the mean and maximum of the last stage, with which `pooler_output` begins and
+            which the heads of a dual encoder read.
+        pooler_size (`int`): Width of `pooler_output`.
 
     Example:
 
@@ -121,6 +128,8 @@ class MeritEcgConfig(MeritTasks, PreTrainedConfig):
     drop_path_rate: float | int = 0.0
     initializer_range: float = 0.02
     window_seconds: float | int | None = None
+    pooler_stages: int = 1
+    pooler_largest: bool = False
     auto_map: dict = field(default_factory=lambda: dict(ECG_AUTO_MAP))
 
     @property
@@ -132,8 +141,12 @@ class MeritEcgConfig(MeritTasks, PreTrainedConfig):
         return self.hidden_sizes[-1]
 
     @property
-    def pooler_size(self) -> int:
+    def aligned_size(self) -> int:
         return 2 * self.hidden_size
+
+    @property
+    def pooler_size(self) -> int:
+        return (3 if self.pooler_largest else 2) * sum(self.hidden_sizes[-self.pooler_stages :])
 
     @property
     def window_length(self) -> int | None:
@@ -150,6 +163,11 @@ class MeritEcgConfig(MeritTasks, PreTrainedConfig):
         for name, value in positive.items():
             if value <= 0:
                 raise ValueError(f"Expected `{name}` above 0, got {getattr(self, name)}.")
+        if not 1 <= self.pooler_stages <= len(self.hidden_sizes):
+            raise ValueError(
+                f"Expected `pooler_stages` of 1 to {len(self.hidden_sizes)}, the stages that there are, got "
+                f"{self.pooler_stages}."
+            )
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
             raise ValueError(f"Expected an odd `kernel_size`, got {self.kernel_size}.")
         if not (0 <= self.drop_path_rate < 1 and 0 <= self.hidden_dropout < 1):

@@ -45,7 +45,8 @@ class MeritEcgModelOutput(ModelOutput):
         last_hidden_state (`torch.FloatTensor` of shape `(batch, positions, hidden_size)`):
             One vector per `patch_length` samples; zero where nothing was recorded.
         pooler_output (`torch.FloatTensor` of shape `(batch, pooler_size)`):
-            Mean and maximum of the vectors within each window, averaged over the windows: the feature for probes and
+            Mean and maximum of the vectors within each window, averaged over the windows, then the same of earlier
+            stages and the maxima over all windows where the configuration asks for them: the feature for probes and
             classifiers.
         token_mask (`torch.BoolTensor` of shape `(batch, positions)`, *optional*):
             True where any lead was recorded; `None` when all were throughout.
@@ -129,6 +130,14 @@ def masked_mean(vectors: torch.Tensor, mask: torch.Tensor | None) -> torch.Tenso
         return vectors.mean(dim=-2)
     weights = mask[..., None].to(vectors.dtype)
     return (vectors * weights).sum(dim=-2) / weights.sum(dim=-2).clamp(min=1)
+
+
+def mean_and_maximum(vectors: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Return mean and maximum of (batch, width, positions) over the positions where (batch, 1, positions) is not 0,
+    (batch, 2 · width); 0 if it is 0 throughout."""
+    mean = (vectors * positions).sum(dim=2) / positions.sum(dim=2).clamp(min=1)
+    largest = vectors.masked_fill(positions == 0, -torch.inf).amax(dim=2)
+    return torch.cat([mean, largest.masked_fill(positions.amax(dim=2) == 0, 0.0)], dim=1)
 
 
 class MeritEcgConvolution(nn.Module):
@@ -224,7 +233,7 @@ class MeritEcgStage(nn.Module):
 
 
 class MeritProjectionHead(nn.Module):
-    """Two linear layers from the feature of an encoder to a unit vector."""
+    """Two linear layers from the feature of an encoder, or what it begins with, to a unit vector."""
 
     def __init__(self, input_size: int, config: MeritConfig):
         super().__init__()
@@ -232,7 +241,8 @@ class MeritProjectionHead(nn.Module):
         self.fc2 = nn.Linear(config.projection_hidden_size, config.projection_dim)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return nn.functional.normalize(self.fc2(nn.functional.gelu(self.fc1(features))), dim=-1)
+        hidden_states = nn.functional.gelu(self.fc1(features[..., : self.fc1.in_features]))
+        return nn.functional.normalize(self.fc2(hidden_states), dim=-1)
 
 
 class MeritDecoderLayer(nn.Module):
@@ -425,21 +435,25 @@ class MeritEcgModel(MeritPreTrainedModel):
                 part.unflatten(2, (windows, window)).transpose(1, 2).flatten(0, 1) for part in (values, visible)
             )
         hidden_states, positions = self.stem(values, visible.to(values.dtype))
+        recorded, outputs = positions.amax(dim=2), []
         for stage in self.stages:
             if stage.stride > 1:
                 positions = nn.functional.max_pool1d(positions, 2)
             hidden_states = stage(hidden_states, positions)
-        hidden_states = hidden_states.transpose(1, 2)
-        token_mask = positions[:, 0] > 0
-        # A window without any visible sample counts for nothing; an ECG of such windows has the feature zero.
-        largest = hidden_states.masked_fill(~token_mask[..., None], -torch.inf).amax(dim=1)
-        recorded = token_mask.any(dim=1)
-        largest = largest.masked_fill(~recorded[:, None], 0.0)
-        pooled = torch.cat([masked_mean(hidden_states, token_mask), largest], dim=1)
+            outputs.append((hidden_states, positions))
+        hidden_states, token_mask = hidden_states.transpose(1, 2), positions[:, 0] > 0
+        pooled = [mean_and_maximum(*output) for output in reversed(outputs[-self.config.pooler_stages :])]
         if windows > 1:
-            pooled = masked_mean(pooled.unflatten(0, (-1, windows)), recorded.unflatten(0, (-1, windows)))
+            # Over the windows, of which one without any visible sample counts for nothing.
+            recorded = recorded.unflatten(0, (-1, windows)).transpose(1, 2)
+            pooled = [mean_and_maximum(part.unflatten(0, (-1, windows)).transpose(1, 2), recorded) for part in pooled]
             hidden_states = hidden_states.unflatten(0, (-1, windows)).flatten(1, 2)[:, :patches]
             token_mask = token_mask.unflatten(0, (-1, windows)).flatten(1, 2)[:, :patches]
+        sizes = self.config.hidden_sizes[::-1]
+        features = [part[:, : 2 * size] for part, size in zip(pooled, sizes)]
+        if self.config.pooler_largest:
+            features += [part[:, -size:] for part, size in zip(pooled, sizes)]
+        pooled = torch.cat(features, dim=1)
         return MeritEcgModelOutput(
             last_hidden_state=hidden_states, pooler_output=pooled, token_mask=None if complete else token_mask
         )
@@ -467,12 +481,12 @@ class MeritModel(MeritPreTrainedModel):
         if getattr(self.text_model, "pooler", None) is not None:
             self.text_model.pooler = None  # never used here; DDP would wait for its gradient
         self.dropout = nn.Dropout(config.ecg_config.hidden_dropout)
-        self.ecg_projection = MeritProjectionHead(config.ecg_config.pooler_size, config)
+        self.ecg_projection = MeritProjectionHead(config.ecg_config.aligned_size, config)
         self.text_projection = MeritProjectionHead(config.text_config.hidden_size, config)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.word_head = None
         if config.num_words:
-            self.word_head = nn.Linear(config.ecg_config.pooler_size, config.num_words)
+            self.word_head = nn.Linear(config.ecg_config.aligned_size, config.num_words)
             self.register_buffer("word_keys", torch.arange(config.num_words))
             self.register_buffer("word_log_odds", torch.zeros(config.num_words))
         self.post_init()
@@ -574,7 +588,8 @@ class MeritModel(MeritPreTrainedModel):
 
     def get_word_logits(self, pooler_output: torch.Tensor) -> torch.Tensor:
         """Return the log-odds of every word, (batch, num_words), of `pooler_output` of the ECG encoder."""
-        return self.word_head(self.dropout(pooler_output)) + self.word_log_odds
+        features = pooler_output[..., : self.word_head.in_features]
+        return self.word_head(self.dropout(features)) + self.word_log_odds
 
     def _word_evidence(self, pooler_output: torch.Tensor) -> torch.Tensor:
         softplus = nn.functional.softplus  # log sigmoid(x) is -softplus(-x), which stays finite in ONNX, too

@@ -26,7 +26,7 @@ def test_docstrings_name_all_own_fields():
     for config_class, shared in ((MeritEcgConfig, {"auto_map"}), (MeritConfig, {"auto_map"})):
         own = {field.name for field in dataclasses.fields(config_class)} - inherited - shared
         assert set(documented(config_class)) == own
-    assert len(FIELDS) == 27
+    assert len(FIELDS) == 29
 
 
 @pytest.mark.parametrize("config_class, name", FIELDS)
@@ -43,6 +43,7 @@ def test_fields_are_type_checked(config_class, name):
         (lambda: ecg_config(hidden_sizes=[8, 0]), "`hidden_sizes` above 0, got [8, 0]"),
         (lambda: ecg_config(depths=[0, 1]), "`depths` above 0, got [0, 1]"),
         (lambda: ecg_config(embedding_size=0), "`embedding_size` above 0, got 0"),
+        (lambda: ecg_config(pooler_stages=5), "`pooler_stages` of 1 to 2, the stages that there are, got 5"),
         (lambda: ecg_config(kernel_size=4), "an odd `kernel_size`, got 4"),
         (lambda: ecg_config(kernel_size=-1), "an odd `kernel_size`, got -1"),
         (lambda: ecg_config(drop_path_rate=1.0), "at least 0 and below 1, got 1.0 and 0.0"),
@@ -111,7 +112,9 @@ def test_properties_follow_from_the_stages(stages):
 
 def test_properties_are_not_saved():
     """They follow from fields: saved ones could contradict them."""
-    assert {"patch_length", "hidden_size", "pooler_size", "window_length"}.isdisjoint(ecg_config().to_dict())
+    assert {"patch_length", "hidden_size", "aligned_size", "pooler_size", "window_length"}.isdisjoint(
+        ecg_config().to_dict()
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)

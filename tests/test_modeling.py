@@ -567,6 +567,40 @@ def test_windows_are_encoded_as_records_of_their_own():
         torch.testing.assert_close(windowed(values, gap).pooler_output, rest)
 
 
+def test_pooled_feature_of_several_stages_and_windows():
+    """It begins with that of the last stage, which alone a dual encoder aligns; the largest are over all windows."""
+    plain = build(MeritModel, merit_config(ecg={"window_seconds": 2.56}))
+    size = plain.config.ecg_config.pooler_size
+    config = merit_config(ecg={"window_seconds": 2.56, "pooler_stages": 2, "pooler_largest": True})
+    model = MeritModel(config).eval()
+    model.load_state_dict(plain.state_dict())
+    values, last, before = ecgs(samples=700), *config.ecg_config.hidden_sizes[:-3:-1]
+    assert config.ecg_config.pooler_size == 3 * (last + before) and size == 2 * last == config.ecg_config.aligned_size
+    with torch.no_grad():
+        pooled = model.ecg_model(values).pooler_output
+        windows = [model.ecg_model(values[..., i : min(i + 256, 700)]).pooler_output for i in (0, 256, 512)]
+        assert torch.equal(pooled[:, :size], plain.ecg_model(values).pooler_output)
+        means, largest = pooled.split([2 * (last + before), last + before], dim=1)
+        torch.testing.assert_close(means, torch.stack(windows).mean(0)[:, : means.shape[1]])
+        torch.testing.assert_close(largest, torch.stack(windows).amax(0)[:, means.shape[1] :])
+        # In one window they are the maxima themselves.
+        expected = torch.cat(
+            [windows[0][:, last : 2 * last], windows[0][:, -2 * before - last : -before - last]], dim=1
+        )
+        torch.testing.assert_close(windows[0][:, means.shape[1] :], expected)
+        hidden = model.ecg_model(values[..., :256], output_hidden_states=True).hidden_states[-2]
+        torch.testing.assert_close(windows[0][:, 2 * last : 2 * last + before], hidden.mean(dim=2))
+        mask = torch.ones_like(values, dtype=torch.bool)
+        mask[0, :, 256:512], mask[1] = False, False  # a window without any sample; no sample at all
+        found = model.ecg_model(values, mask).pooler_output
+        torch.testing.assert_close(found[0, -last:], torch.stack([windows[0], windows[2]]).amax(0)[0, -last:])
+        assert (found[1] == 0).all()
+        for name in ("get_ecg_features", "get_score_features"):
+            a, b = (getattr(each, name)(values) for each in (plain, model))
+            assert torch.equal(*(each if isinstance(each, torch.Tensor) else each.pooler_output for each in (a, b)))
+        assert torch.equal(plain(values).ecg_embeds, model(values).ecg_embeds)
+
+
 def test_reconstruction_has_the_patches_of_the_signal():
     model = pretraining_model()
     output = model(ecgs(samples=499), **reports(*TEXTS))
