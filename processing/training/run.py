@@ -371,7 +371,7 @@ def train(
                         progress.best_loss = means["loss"]
                         weights = accelerator.get_state_dict(model) if shared_out else None
                         if accelerator.is_main_process:
-                            best = accelerator.unwrap_model(model) if averaged is None else averaged.module
+                            best: Any = accelerator.unwrap_model(model) if averaged is None else averaged.module
                             save_model(best, args.output_dir, weights)
                 stopped = stop.received
                 if accelerator.num_processes > 1:
