@@ -6,8 +6,8 @@ The peers are shapes, built from transformers' own classes (and a ResNet-18 of o
 they compute takes the time that theirs takes, what they find does not count. All see one ECG of the length that its
 authors use, 12 leads; MERIT sees ten seconds at 100 Hz. Each is timed in turn, in one process, so that what else the
 machine does meets all alike; a time is the median. A training step is one forward and backward pass of the mean of
-the features, with AdamW, of 16 ECGs. Operations are counted by `torch.utils.flop_counter` (a multiplication and an
-addition are two). Not a medical device.
+the features, with AdamW, of 16 ECGs; `--compile` adds one of MERIT under `torch.compile`. Operations are counted by
+`torch.utils.flop_counter` (a multiplication and an addition are two). Not a medical device.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from torch.nn.utils.parametrize import remove_parametrizations
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import HubertConfig, HubertModel, ViTConfig, ViTModel, Wav2Vec2Config, Wav2Vec2Model
 
-from modeling_merit import MeritEcgModel
+from modeling_merit import MeritConfig, MeritEcgModel
 from modeling_merit.processing import EcgRecord
 from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.data.simulation import simulate_ecg
@@ -99,9 +99,11 @@ def vit(samples, patch):
 
 def models(checkpoint):
     """Return modules, and the shape of one ECG for each."""
+    base = MeritConfig.from_size("base", ecg_config={"window_seconds": 2.56}).ecg_config
     options = {"mask_time_prob": 0.0, "layerdrop": 0.0, "conv_dim": (512,) * 4}
     return {
         "merit-ecg, 10 s at 100 Hz": (Pooled(MeritEcgModel.from_pretrained(checkpoint)), (12, 1000)),
+        "merit-ecg of size base": (Pooled(MeritEcgModel(base)), (12, 1000)),
         "ViT-B over 240 patches (ST-MEM)": (vit(1500, 75), (1, 12, 1500)),
         "ViT-B over 360 patches (ECG-Soup)": (vit(2250, 75), (1, 12, 2250)),
         # Twelve leads of 5 s at 100 Hz behind one another, 93 vectors.
@@ -147,6 +149,7 @@ def main():
     parser.add_argument("--model", default="hub_cards/merit-ecg", help="Checkpoint folder or Hub id.")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="Also a training step under torch.compile.")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/inference.json"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -180,6 +183,14 @@ def main():
     steps = {name: training_step(model, inputs[name]) for name, (model, _) in networks.items()}
     for name, value in timed(steps, max(2, args.repeats // 3)).items():
         rows[name]["training_ecgs_per_s"] = 1000 * TRAINED / value
+    if args.compile:
+        model, shape = next(iter(networks.values()))
+        step = training_step(torch.compile(model), torch.randn(TRAINED, *shape))
+        started = time.perf_counter()
+        step()
+        compiling = time.perf_counter() - started
+        both = timed({"plain": next(iter(steps.values())), "compiled": step}, args.repeats)
+        compiled = {"speed_of_plain": both["plain"] / both["compiled"], "seconds_to_compile": compiling}
     matrix = torch.randn(1024, 1024)
     product = timed({"product": lambda: matrix @ matrix}, 10)["product"]
     peak = 2 * 1024**3 / product / 1e6  # GFLOP/s of float32 matrix products
@@ -191,6 +202,7 @@ def main():
         "gflop_per_s_of_a_matrix_product": peak,
         "ms_from_file_to_embedding": milliseconds,
     }
+    about |= {f"compiled_step_{name}": value for name, value in compiled.items()} if args.compile else {}
     about["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     write_json(args.output, provenance(seed=0) | about | {"rows": rows})
     for name, row in rows.items():

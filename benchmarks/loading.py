@@ -8,6 +8,11 @@ stream (`EcgReportStream`), and from the table that `datasets` maps into memory 
 conditioned as they come and, where they fit, kept in memory. Resident memory is that of the process less what it had
 before, so pages of the mapped file count, which the system takes back at need; `anonymous` is what it cannot take
 back. Beside these: the smallest of what a WFDB reader does, `wfdb.rdsamp` of one record after the other.
+
+From the sizes measured, lines are fitted through the time to the first batch and the memory that cannot be taken back,
+and drawn on to `--extrapolate` records; what an epoch takes follows from the speed at the largest size. They hold as
+long as what grows with the records (reports and their tokens, the list of files) grows evenly, and the disk delivers
+what it did here, where the files of the measured sizes were in the memory of the system.
 """
 
 import argparse
@@ -118,10 +123,36 @@ def read_wfdb(records: int = 200) -> float:
         return records / (time.perf_counter() - started)
 
 
+def extrapolate(rows: list[dict], records: int, wfdb_rate: float) -> list[dict]:
+    """Return what `records` would take by kind, by a line through the measured sizes; none of it was measured."""
+    found = []
+    for kind in ("stream", "mapped"):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        sizes = [row["records"] for row in of_kind]
+        line = {
+            name: np.polyfit(sizes, [row[name] for row in of_kind], 1) for name in ("first_batch_s", "anonymous_mb")
+        }
+        rate = max(of_kind, key=lambda row: row["records"])["ecgs_per_s"]
+        found.append(
+            {
+                "records": records,
+                "kind": kind,
+                "disk_gb": round(records * 12 * 1000 * 2 / 1e9, 1),
+                "first_batch_s": round(float(np.polyval(line["first_batch_s"], records)), 1),
+                "anonymous_mb": round(float(np.polyval(line["anonymous_mb"], records))),
+                "anonymous_bytes_per_record": round(float(line["anonymous_mb"][0]) * 2**20, 1),
+                "epoch_processor_hours": round(records / rate / 3600, 2),
+                "wfdb_to_parquet_processor_hours_at_least": round(records / wfdb_rate / 3600, 2),
+            }
+        )
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, nargs="+", default=[5000, 50000], help="Sizes of the data set.")
     parser.add_argument("--folder", type=Path, required=True, help="For the generated files, 25 MB per 1,000 records.")
+    parser.add_argument("--extrapolate", type=int, nargs="*", default=[800_000, 10_000_000], help="Larger sizes.")
     parser.add_argument("--batches", type=int, default=35, help="Timed batches of 128.")
     parser.add_argument("--most_kept", type=int, default=10000, help="Keep in memory up to so many records.")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/loading.json"))
@@ -154,7 +185,10 @@ def main():
             print(rows[-1], flush=True)
     rate = read_wfdb()
     print(f"wfdb.rdsamp: {rate:.0f} records/s")
-    write_json(args.output, provenance(threads=1) | {"rows": rows, "wfdb_records_per_s": round(rate)})
+    measured = {"rows": rows, "wfdb_records_per_s": round(rate)}
+    if len(args.records) > 1:
+        measured["extrapolated"] = [row for size in args.extrapolate for row in extrapolate(rows, size, rate)]
+    write_json(args.output, provenance(threads=1) | measured)
 
 
 if __name__ == "__main__":

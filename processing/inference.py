@@ -30,8 +30,8 @@ FEATURES: dict[str, Callable] = {
     "pooled": lambda model, *ecg: model.ecg_model(*ecg).pooler_output,
 }
 """Features of an ECG by name: aligned, unit vectors to compare with texts; scores, these and the evidence
-for every word that the model predicts, what `score_embeddings` takes; pooled, mean and maximum of the ECG
-encoder's outputs, for classifiers."""
+for every word that the model predicts, what `score_embeddings` takes; pooled, means and maxima over time of the
+stages of the ECG encoder, for classifiers."""
 
 
 MODEL_TYPES = {

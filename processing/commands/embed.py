@@ -41,8 +41,8 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
         "--features",
         default="aligned",
         choices=tuple(FEATURES),
-        help="aligned: unit vectors to compare with texts; pooled: mean and maximum of the ECG encoder's outputs, for "
-        "classifiers",
+        help="aligned: unit vectors to compare with texts; pooled: means and maxima over time inside the ECG encoder, "
+        "for classifiers",
     )
     add_source_options(command)
     job = command.add_argument_group("large jobs")
