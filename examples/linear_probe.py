@@ -18,7 +18,7 @@ from modeling_merit.processing.benchmark.options import option_parser
 from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.benchmark.tasks import TASK_NAMES, load_ptb_xl, load_task
 from modeling_merit.processing.probing.embeddings import embed_tables, load_encoder
-from modeling_merit.processing.probing.logistic_probe import logistic_probe
+from modeling_merit.processing.probing.logistic_probe import DEFAULT_GRID, logistic_probe
 
 OPTIONS = (
     *("model", "random_init", "data_dir", "run", "label_fraction", "seed", "output", "predictions", "cache_dir"),
@@ -47,7 +47,7 @@ def compare_parts(features, tables, args, parts):
             task = load_task(tables, task_name, args.label_fraction, args.seed)
             x = {split: features[split][task.rows[split]][:, columns] for split in ("train", "validation")}
             labels = [task.labels[split] for split in x]
-            probe = logistic_probe(x["train"], labels[0], x["validation"], labels[1], x["validation"][:0])
+            probe = logistic_probe(x["train"], labels[0], x["validation"], labels[1], x["validation"][:0], args.grid)
             found[name][task_name] = round(max(probe.val_macro_auroc.values()), 4)
         print(name, found[name], flush=True)
     return found
@@ -57,6 +57,7 @@ def main():
     parser = option_parser(__doc__, *OPTIONS, tasks={"choices": (*TASK_NAMES, "diagnostic")})
     parser.add_argument("--pooled_features", action="store_true", help="Compare parts of the feature on fold 9.")
     parser.add_argument("--last_stage", action="store_true", help="Probe what the last stage gives alone.")
+    parser.add_argument("--grid", type=float, nargs="+", default=DEFAULT_GRID, help="C to choose from on fold 9.")
     args = parser.parse_args()
 
     origin = provenance(seed=args.seed)
@@ -72,7 +73,8 @@ def main():
     for name in args.tasks:
         task = load_task(tables, name, args.label_fraction, args.seed)
         x = {split: features[split][rows] for split, rows in task.rows.items()}
-        probe = logistic_probe(x["train"], task.labels["train"], x["validation"], task.labels["validation"], x["test"])
+        labels = [task.labels[split] for split in ("train", "validation")]
+        probe = logistic_probe(x["train"], labels[0], x["validation"], labels[1], x["test"], args.grid)
         probabilities = {"validation": probe.val_probabilities, "test": probe.test_probabilities}
         fields = {"weights": weights, "data_fingerprint": signals}
         record_run(args, origin, task, probabilities, f" (C {probe.c:g})", **fields)

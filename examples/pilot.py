@@ -79,7 +79,9 @@ def main():
         output={"default": Path("results/pilots.json")},
     )
     parser.add_argument("--budget_seconds", type=float, default=1800, help="Processor time of the steps.")
-    parser.add_argument("--grid", type=float, nargs="+", default=(1e-3, 1e-2, 1e-1), help="C of the probes.")
+    parser.add_argument(
+        "--grid", type=float, nargs="+", default=(1e-3, 1e-2, 1e-1), help="C to choose from on fold 9."
+    )
     parser.add_argument("options", nargs="*", help="Behind --: options of pretrain.py.")
     args = parser.parse_args()
 
