@@ -10,10 +10,10 @@ A table names ECG files of any readable format and their labels; without a colum
 One network learns all `--tasks` at once, one output per class; name a single task for a network of its own. Learning
 rates fall from the head to the patch embedding by `--layer_decay` per block. `--head probe` begins with the linear
 probe of the frozen encoder, so that training does not spoil the features for a head of random weights (Kumar et al.,
-ICLR 2022). Fold 9, or the validation split, chooses the epoch (macro AUROC, with early stopping) and the thresholds,
-which go into the configuration; fold 10, or the test split, is predicted once. `--calibrate` also fits, on the
-validation split, how often a class is there at each probability, and builds that into the head. The output folder
-loads with `MeritForEcgClassification.from_pretrained`.
+ICLR 2022), and keeps it where training does not help. Fold 9, or the validation split, chooses the epoch (macro
+AUROC, with early stopping) and the thresholds, which go into the configuration; fold 10, or the test split, is
+predicted once. `--calibrate` also fits, on the validation split, how often a class is there at each probability, and
+builds that into the head. The output folder loads with `MeritForEcgClassification.from_pretrained`.
 """
 
 import numpy as np
@@ -32,7 +32,7 @@ from modeling_merit.processing.metrics.classification import ece
 from modeling_merit.processing.metrics.thresholds import tune_thresholds
 from modeling_merit.processing.probing.cross_validation import fit_classifier
 from modeling_merit.processing.probing.embeddings import embed_signals, load_extractor, weights_fingerprint
-from modeling_merit.processing.probing.logistic_probe import logistic_probe
+from modeling_merit.processing.probing.logistic_probe import DEFAULT_GRID, logistic_probe
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.publishing import PUSH_OPTIONS, check_push, push_output
 from modeling_merit.processing.training.run import settings
@@ -77,7 +77,7 @@ def start_from_probe(model, views, tasks, extractor, args, device):
         x, y = ({split: array[split] for split in features} for array in (features, task.labels))
         x = {split: values[task.rows[split]] for split, values in x.items()}
         both = y["train"].any(0) & ~y["train"].all(0)
-        probe = logistic_probe(x["train"], y["train"], x["validation"], y["validation"], x["validation"])
+        probe = logistic_probe(x["train"], y["train"], x["validation"], y["validation"], x["validation"], args.grid)
         fitted = fit_classifier(x["train"], y["train"][:, both], probe.c)
         weight, bias = np.zeros((len(both), x["train"].shape[1])), np.zeros(len(both))
         weight[both], bias[both] = fitted.weight, fitted.bias
@@ -130,6 +130,7 @@ def main():
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="Of the head.")
     parser.add_argument("--layer_decay", type=float, help="Default: 0.75, but 1 from scratch.")
     parser.add_argument("--head", default="random", choices=("random", "probe"), help="What the head begins with.")
+    parser.add_argument("--grid", type=float, nargs="+", default=DEFAULT_GRID, help="C of the probe to choose from.")
     parser.add_argument("--calibrate", action="store_true", help="Make probabilities mean how often a class is there.")
     parser.add_argument("--lead_dropout", type=float, default=0.0, help="Probability that a record loses leads.")
     parser.add_argument("--noise_mv", type=float, default=0.01, help="Largest added white noise.")
@@ -166,7 +167,7 @@ def main():
     layer_decay = args.layer_decay or (1.0 if args.from_scratch else 0.75)
     groups = parameter_groups(model, layer_rate(model, args.learning_rate, layer_decay), args.weight_decay)
     plan = Schedule.from_args(args)
-    outcome = train_classifier(model, groups, views, tasks, extractor, plan, accelerator)
+    outcome = train_classifier(model, groups, views, tasks, extractor, plan, accelerator, args.head == "probe")
     probabilities = outcome.probabilities
     about = origin | {"data_fingerprint": fingerprint, "settings": settings(args)}
     if args.calibrate:

@@ -295,7 +295,11 @@ def test_finetune_can_begin_with_the_probe(work):
     assert values["superclass", "macro_auroc"] > 0.8  # at this rate a random head stays one
     config = MeritForEcgClassification.from_pretrained(work / "from_probe").config
     assert (config.hidden_dropout, config.drop_path_rate, config.calibrated) == (0.5, 0.25, True)
-    errors = json.loads((work / "from_probe/finetuning_results.json").read_text())["calibration_error"]["superclass"]
+    results = json.loads((work / "from_probe/finetuning_results.json").read_text())
+    start, trained = results["curve"]  # the probe itself may be chosen
+    assert (start["epoch"], start["train_loss"], trained["epoch"]) == (-1, None, 0) and trained["train_loss"] > 0
+    assert start["superclass"] == pytest.approx(trained["superclass"], abs=1e-3) and start["superclass"] > 0.8
+    errors = results["calibration_error"]["superclass"]
     assert list(errors["before"]) == list(errors["after"]) == class_names("superclass")
     # The saved head gives the calibrated probabilities that were scored.
     command = ("score_classifier.py", "--model", "from_probe", "--data_dir", "ptb-xl", "--run", "scored", "--task")

@@ -70,7 +70,7 @@ class Outcome:
 
     probabilities: dict[str, dict[str, np.ndarray]]
     best_epoch: int
-    curve: list[dict[str, float]]
+    curve: list[dict[str, Any]]
     predict: Callable[[], dict[str, dict[str, np.ndarray]]]
 
 
@@ -151,6 +151,7 @@ def train_classifier(
     extractor: Any,
     plan: Schedule,
     accelerator: Accelerator,
+    start_counts: bool = False,
 ) -> Outcome:
     """Train a classifier; it ends with the weights of the chosen epoch.
 
@@ -162,6 +163,7 @@ def train_classifier(
         tasks (sequence of `PtbXlTask`): In the order of the model's outputs.
         extractor (`MeritFeatureExtractor`): Conditions whole records and normalises what is cut from them.
         plan (`Schedule`), accelerator (`Accelerator`).
+        start_counts (`bool`): Whether the weights it begins with may be chosen, too, as those of epoch -1.
 
     Raises:
         ValueError: If the validation split cannot choose an epoch because no class has both labels in it.
@@ -184,23 +186,13 @@ def train_classifier(
     steps = plan.epochs * len(loaders["train"])
     scheduler = get_cosine_schedule_with_warmup(optimizer, max(1, int(plan.warmup_ratio * steps)), steps)
     best, best_epoch, best_state, curve = -1.0, -1, {}, []
-    for epoch in tqdm(range(plan.epochs), desc="training", unit="epoch", disable=not accelerator.is_main_process):
-        model.train()
-        losses = []
+    epochs = range(-1 if start_counts else 0, plan.epochs)
+    for epoch in tqdm(epochs, desc="training", unit="epoch", disable=not accelerator.is_main_process):
         loaders["train"].set_epoch(epoch)
-        for batch in loaders["train"]:
-            logits = model(input_values=batch["input_values"], ecg_mask=batch.get("ecg_mask")).logits
-            loss = nn.functional.binary_cross_entropy_with_logits(
-                logits.float(), batch["labels"], weight=batch["counts"], reduction="sum"
-            ) / batch["counts"].sum().clamp(min=1)
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
-            optimizer.step()
-            scheduler.step()
-            optimizer.zero_grad()
-            losses.append(loss.detach())
-        mean_loss = torch.stack(losses).mean().item()
-        if not np.isfinite(mean_loss):
+        mean_loss = (
+            _train_epoch(model, optimizer, scheduler, loaders["train"], plan, accelerator) if epoch >= 0 else None
+        )
+        if mean_loss is not None and not np.isfinite(mean_loss):
             raise FloatingPointError(f"The loss became {mean_loss} in epoch {epoch}; lower the learning rate.")
         val = predict(model, loaders["validation"], data["validation"], accelerator)
         scores = {
@@ -224,6 +216,24 @@ def train_classifier(
         return {split: predict(model, loaders[split], data[split], accelerator) for split in ("validation", "test")}
 
     return Outcome(predict_both(), best_epoch, curve, predict_both)
+
+
+def _train_epoch(model, optimizer, scheduler, loader, plan, accelerator):
+    """Return the mean loss of an epoch."""
+    model.train()
+    losses = []
+    for batch in loader:
+        logits = model(input_values=batch["input_values"], ecg_mask=batch.get("ecg_mask")).logits
+        loss = nn.functional.binary_cross_entropy_with_logits(
+            logits.float(), batch["labels"], weight=batch["counts"], reduction="sum"
+        ) / batch["counts"].sum().clamp(min=1)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    return torch.stack(losses).mean().item()
 
 
 @torch.no_grad()
