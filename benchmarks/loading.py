@@ -5,9 +5,9 @@
 Writes Parquet files of generated ECGs (random walks of the size of a 10-s ECG at 100 Hz, and a report each) into
 FOLDER, once, and then measures, each in a process of its own, for every number of records: batches of 128 from the
 stream (`EcgReportStream`), and from the table that `datasets` maps into memory (`EcgReportPairs`), with signals
-conditioned as they come and, where they fit, kept in memory. Resident memory is that of the process less what it had
-before, so pages of the mapped file count, which the system takes back at need; `anonymous` is what it cannot take
-back. Beside these: the smallest of what a WFDB reader does, `wfdb.rdsamp` of one record after the other.
+conditioned as they come and, where they fit, kept in memory, with augmentation and without. Resident memory is that of
+the process less what it had before, so pages of the mapped file count, which the system takes back at need;
+`anonymous` is what it cannot take back. Beside these: the smallest of what a WFDB reader does, `wfdb.rdsamp` of one record after the other.
 
 From the sizes measured, lines are fitted through the time to the first batch and the memory that cannot be taken back,
 and drawn on to `--extrapolate` records; what an epoch takes follows from the speed at the largest size. They hold as
@@ -49,7 +49,6 @@ ARGS = {
     "sampling_rate": 100,
     "max_report_tokens": 64,
     "crop_seconds": 2.56,
-    "no_augmentation": False,
     "lead_dropout": 0.3,
     "noise_mv": 0.05,
     "wander_mv": 0.05,
@@ -89,7 +88,8 @@ def memory() -> dict[str, float]:
 def measure(kind: str, folder: Path, batches: int) -> dict[str, float]:
     """Return seconds until the first batch, ECGs per second after it, and the growth of memory."""
     processor = MeritProcessor(MeritFeatureExtractor(), train_wordpiece(REPORTS, 200, 64))
-    args = Namespace(**ARGS, keep_in_memory=kind == "kept")
+    kept = {"keep_in_memory": kind.startswith("kept"), "no_augmentation": kind == "kept, not augmented"}
+    args = Namespace(**ARGS | kept)
     before, started = memory(), time.perf_counter()
     if kind == "stream":
         iterator = iter(
@@ -166,8 +166,8 @@ def main():
     rows = []
     for records in args.records:
         folder = write_files(args.folder, records)
-        for kind in ("stream", "mapped", "kept"):
-            if kind == "kept" and records > args.most_kept:
+        for kind in ("stream", "mapped", "kept", "kept, not augmented"):
+            if kind.startswith("kept") and records > args.most_kept:
                 continue
             command = [
                 sys.executable,
