@@ -5,9 +5,10 @@
 Writes Parquet files of generated ECGs (random walks of the size of a 10-s ECG at 100 Hz, and a report each) into
 FOLDER, once, and then measures, each in a process of its own, for every number of records: batches of 128 from the
 stream (`EcgReportStream`), and from the table that `datasets` maps into memory (`EcgReportPairs`), with signals
-conditioned as they come and, where they fit, kept in memory, with augmentation and without. Resident memory is that of
-the process less what it had before, so pages of the mapped file count, which the system takes back at need;
-`anonymous` is what it cannot take back. Beside these: the smallest of what a WFDB reader does, `wfdb.rdsamp` of one record after the other.
+conditioned as they come and, where they fit, kept in memory, with augmentation and without. Resident memory is that
+of the process less what it had before, so pages of the mapped file count, which the system takes back at need;
+`anonymous` is what it cannot take back. Beside these: the smallest of what a WFDB reader does, `wfdb.rdsamp` of one
+record after the other.
 
 From the sizes measured, lines are fitted through the time to the first batch and the memory that cannot be taken back,
 and drawn on to `--extrapolate` records; what an epoch takes follows from the speed at the largest size. They hold as
