@@ -175,17 +175,18 @@ def _solve(
     product = (residual * preconditioned).sum(0)
     goal = np.minimum(0.1, np.sqrt(np.abs(target).max(0))) ** 2 * product
     for _ in range(200):
-        image = x.T @ (curvature * (x @ direction)) + penalty * direction
-        running = product > goal  # solved columns stand still
-        length = np.where(running, product / np.maximum((direction * image).sum(0), 1e-300), 0)
-        solution += length * direction
-        residual -= length * image
-        preconditioned = residual / diagonal
-        new = (residual * preconditioned).sum(0)
-        direction = preconditioned + np.where(running, new / np.maximum(product, 1e-300), 0) * direction
-        product = np.where(running, new, product)
-        if not (product > goal).any():
+        running = np.flatnonzero(product > goal)
+        if not len(running):
             break
+        along = direction[:, running]
+        image = x.T @ (curvature[:, running] * (x @ along)) + penalty * along
+        length = product[running] / np.maximum((along * image).sum(0), 1e-300)
+        solution[:, running] += length * along
+        residual[:, running] -= length * image
+        preconditioned = residual[:, running] / diagonal[:, running]
+        new = (residual[:, running] * preconditioned).sum(0)
+        direction[:, running] = preconditioned + new / product[running] * along
+        product[running] = new
     return solution
 
 
