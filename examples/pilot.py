@@ -10,7 +10,6 @@ goes to `--output`.
 """
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -30,21 +29,18 @@ from modeling_merit.processing.probing.embeddings import embed_signals
 from modeling_merit.processing.probing.logistic_probe import logistic_probe
 
 ZERO_SHOT = ("superclass", "subclass", "all")
-SHORT = (5, 25)
+SHORT = (5, 35)
 """Steps of the two runs whose difference in processor time tells that of a step."""
 
 
 def pretrain(args, steps, folder):
-    """Return the results of so many steps of pre-training, and the processor seconds of the whole run."""
+    """Return the results of so many steps of pre-training."""
     command = [sys.executable, Path(__file__).parent / "pretrain.py", *args.options]
     command += ["--data_dir", args.data_dir, "--seed", args.seed, "--output_dir", folder, "--max_train_steps", steps]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"Expected pretrain.py to succeed, got:\n{done.stderr[-2000:]}")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return json.loads((Path(folder) / "pretraining_results.json").read_text(encoding="utf-8")), seconds
+    return json.loads((Path(folder) / "pretraining_results.json").read_text(encoding="utf-8"))
 
 
 def evaluate(folder, args, views, tables):
@@ -88,11 +84,11 @@ def main():
     origin = provenance(seed=args.seed)
     views, tables, _ = load_signals(args.data_dir, ("train", "validation"))
     with tempfile.TemporaryDirectory() as folder:
-        short = [pretrain(args, steps, Path(folder) / str(steps))[1] for steps in SHORT]
-        step_seconds = (short[1] - short[0]) / (SHORT[1] - SHORT[0])
+        short = [pretrain(args, steps, Path(folder) / str(steps))["processor_seconds"] for steps in SHORT]
+        step_seconds = (short[1] - short[0]) / (SHORT[1] - SHORT[0])  # without what validation takes
         steps = max(1, round(args.budget_seconds / step_seconds))
         print(f"{args.run}: {step_seconds:.3f} processor seconds per step, {steps} steps", flush=True)
-        results, seconds = pretrain(args, steps, Path(folder) / "pilot")
+        results = pretrain(args, steps, Path(folder) / "pilot")
         best = min((curve["validation"] for curve in results["curves"]), key=lambda means: means["loss"])
         row = {
             **origin,
@@ -100,7 +96,7 @@ def main():
             "options": args.options,
             "budget_seconds": args.budget_seconds,
             "step_seconds": round(step_seconds, 4),
-            "processor_seconds": round(seconds, 1),
+            "processor_seconds": results["processor_seconds"],
             "steps": steps,
             "epochs": round(steps * results["settings"]["batch_size"] / results["train_records"], 2),
             "parameters": results["parameters"],

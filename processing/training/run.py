@@ -292,7 +292,7 @@ def train(
         init_kwargs={"tensorboard": {"purge_step": progress.step + 1}} if folder else {},
     )
     records = loader.total_batch_size * args.gradient_accumulation_steps
-    first_step, started = progress.step, time.perf_counter()
+    first_step, started, processor_started = progress.step, time.perf_counter(), time.process_time()
     bar = tqdm(
         total=total_steps * records,
         initial=progress.step * records,
@@ -394,6 +394,7 @@ def train(
     return {
         "processes": accelerator.num_processes,
         "seconds": round(seconds, 1),
+        "processor_seconds": round(time.process_time() - processor_started, 1),
         f"{unit}s_per_second": round((progress.step - first_step) * records / max(seconds, 1e-9), 1),
         "best_validation_loss": progress.best_loss,
         "curves": progress.curves,
