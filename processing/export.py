@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-4
-"""Largest difference of an output from that of PyTorch with which a graph is kept."""
+"""Largest difference of an output from that of PyTorch, in units of its largest value if that is above 1, with which a
+graph is kept."""
 
 OPSET = 20
 """Version of the ONNX operators."""
@@ -65,7 +66,7 @@ class ExportedGraph:
         name (`str`): `"ecg_encoder"`, `"text_encoder"`, `"zero_shot"` or `"classifier"`, with `".int8"` if quantised.
         path (`Path`): The file, which holds its weights.
         size (`int`): Bytes.
-        max_difference (`float`): Largest absolute difference of an output from that of PyTorch.
+        max_difference (`float`): Largest difference of an output from that of PyTorch, as `TOLERANCE` counts it.
     """
 
     name: str
@@ -114,7 +115,7 @@ def export_onnx(
     Raises:
         ImportError: If onnx, onnxscript or onnxruntime is not installed.
         OSError, ValueError: If the checkpoint cannot be used, or a file is there already.
-        RuntimeError: If a graph differs from PyTorch by more than 1e-4.
+        RuntimeError: If a graph differs from PyTorch by more than `TOLERANCE`.
 
     Example:
 
@@ -293,7 +294,8 @@ def _write_graph(model: Any, graph: Graph, path: Path) -> None:
 
 
 def _difference(model: Any, graph: Graph, path: Path, feeds: Sequence[Mapping[str, "torch.Tensor"]]) -> float:
-    """Return the largest absolute difference between the outputs of a file and of PyTorch; NaN if one has NaN."""
+    """Return the largest difference between the outputs of a file and of PyTorch, in units of the output's largest value
+    where that is above 1, as the features of early stages are; NaN if one has NaN."""
     import torch
 
     session, differences = open_session(path), []
@@ -301,7 +303,8 @@ def _difference(model: Any, graph: Graph, path: Path, feeds: Sequence[Mapping[st
         found = session.run(list(graph.outputs), {name: tensor.numpy() for name, tensor in feed.items()})
         with torch.no_grad():
             expected = graph.function(model, *feed.values())
-        differences += [np.abs(ours - theirs.numpy()).max() for ours, theirs in zip(found, expected)]
+        for ours, theirs in zip(found, (output.numpy() for output in expected)):
+            differences.append(np.abs(ours - theirs).max() / max(1.0, np.abs(theirs).max()))
     return float(np.max(differences))
 
 
