@@ -294,8 +294,8 @@ def _write_graph(model: Any, graph: Graph, path: Path) -> None:
 
 
 def _difference(model: Any, graph: Graph, path: Path, feeds: Sequence[Mapping[str, "torch.Tensor"]]) -> float:
-    """Return the largest difference between the outputs of a file and of PyTorch, in units of the output's largest value
-    where that is above 1, as the features of early stages are; NaN if one has NaN."""
+    """Return the largest difference between the outputs of a file and of PyTorch, in units of the output's largest
+    value where that is above 1, as the features of early stages are; NaN if one has NaN."""
     import torch
 
     session, differences = open_session(path), []
