@@ -10,10 +10,10 @@ of the process less what it had before, so pages of the mapped file count, which
 `anonymous` is what it cannot take back. Beside these: the smallest of what a WFDB reader does, `wfdb.rdsamp` of one
 record after the other.
 
-From the sizes measured, lines are fitted through the time to the first batch and the memory that cannot be taken back,
-and drawn on to `--extrapolate` records; what an epoch takes follows from the speed at the largest size. They hold as
-long as what grows with the records (reports and their tokens, the list of files) grows evenly, and the disk delivers
-what it did here, where the files of the measured sizes were in the memory of the system.
+From the two largest sizes, the time to the first batch and the memory that cannot be taken back are drawn on in a
+line to `--extrapolate` records; what an epoch takes follows from the speed at the largest size. They hold as long as
+what grows with the records (reports and their tokens, the list of files) grows evenly, and the disk delivers what it
+did here, where the files of the measured sizes were in the memory of the system.
 """
 
 import argparse
@@ -125,24 +125,23 @@ def read_wfdb(records: int = 200) -> float:
 
 
 def extrapolate(rows: list[dict], records: int, wfdb_rate: float) -> list[dict]:
-    """Return what `records` would take by kind, by a line through the measured sizes; none of it was measured."""
+    """Return what `records` would take by kind, by a line through the two largest sizes; none of it was measured."""
     found = []
     for kind in ("stream", "mapped"):
-        of_kind = [row for row in rows if row["kind"] == kind]
-        sizes = [row["records"] for row in of_kind]
-        line = {
-            name: np.polyfit(sizes, [row[name] for row in of_kind], 1) for name in ("first_batch_s", "anonymous_mb")
-        }
-        rate = max(of_kind, key=lambda row: row["records"])["ecgs_per_s"]
+        before, last = sorted((row for row in rows if row["kind"] == kind), key=lambda row: row["records"])[-2:]
+
+        def drawn_on(name, before=before, last=last):
+            slope = max(0, last[name] - before[name]) / (last["records"] - before["records"])
+            return last[name] + slope * (records - last["records"])
+
         found.append(
             {
                 "records": records,
                 "kind": kind,
                 "disk_gb": round(records * 12 * 1000 * 2 / 1e9, 1),
-                "first_batch_s": round(float(np.polyval(line["first_batch_s"], records)), 1),
-                "anonymous_mb": round(float(np.polyval(line["anonymous_mb"], records))),
-                "anonymous_bytes_per_record": round(float(line["anonymous_mb"][0]) * 2**20, 1),
-                "epoch_processor_hours": round(records / rate / 3600, 2),
+                "first_batch_s": round(drawn_on("first_batch_s"), 1),
+                "anonymous_mb": round(drawn_on("anonymous_mb")),
+                "epoch_processor_hours": round(records / last["ecgs_per_s"] / 3600, 2),
                 "wfdb_to_parquet_processor_hours_at_least": round(records / wfdb_rate / 3600, 2),
             }
         )
