@@ -59,6 +59,8 @@ def main():
     parser.add_argument("--last_stage", action="store_true", help="Probe what the last stage gives alone.")
     parser.add_argument("--grid", type=float, nargs="+", default=DEFAULT_GRID, help="C to choose from on fold 9.")
     args = parser.parse_args()
+    if args.pooled_features and args.output == parser.get_default("output"):
+        parser.error(f"Expected an --output of its own with --pooled_features: {args.output} holds rows of results.")
 
     origin = provenance(seed=args.seed)
     tables = load_ptb_xl(args.data_dir)

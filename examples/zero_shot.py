@@ -76,6 +76,10 @@ def main():
     parser.add_argument("--score", default="score", choices=PromptScores._fields)
     parser.add_argument("--similarity_weights", nargs="+", type=float, help="Weights to compare on fold 9.")
     args = parser.parse_args()
+    if args.similarity_weights and args.output == parser.get_default("output"):
+        parser.error(
+            f"Expected an --output of its own with --similarity_weights: {args.output} holds rows of results."
+        )
 
     origin = provenance(seed=args.seed)
     prompts = {}

@@ -137,6 +137,14 @@ def test_a_wrong_data_folder_is_one_line(stand_ins, monkeypatch, capsys, script,
 
 
 @pytest.mark.parametrize(
+    "script, extra", [("linear_probe.py", ["--pooled_features"]), ("zero_shot.py", ["--similarity_weights", "0.1"])]
+)
+def test_a_comparison_on_fold_9_does_not_overwrite_the_rows_of_results(stand_ins, monkeypatch, capsys, script, extra):
+    text = fail(monkeypatch, capsys, script, "--model", "m", "--run", "a", "--data_dir", "d", *extra)
+    assert f"Expected an --output of its own with {extra[0]}: results/ptb_xl.json holds rows" in text
+
+
+@pytest.mark.parametrize(
     "script, arguments",
     [
         ("linear_probe.py", ["--run", "a", "--data_dir", "d", "--model", "{}"]),
