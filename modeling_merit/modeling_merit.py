@@ -582,9 +582,12 @@ class MeritModel(MeritPreTrainedModel):
     def get_score_features(self, input_values: torch.Tensor, ecg_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return what texts are scored against: unit vectors of ECGs, and behind them `get_word_evidence` of a model
         that predicts words, (batch, projection_dim + num_words)."""
-        pooled = self.ecg_model(input_values, ecg_mask).pooler_output
-        unit = self.ecg_projection(self.dropout(pooled))
-        return unit if self.word_head is None else torch.cat([unit.float(), self._word_evidence(pooled)], dim=1)
+        return self.score_features(self.ecg_model(input_values, ecg_mask).pooler_output)
+
+    def score_features(self, pooler_output: torch.Tensor) -> torch.Tensor:
+        """Return what `get_score_features` returns of `pooler_output` of the ECG encoder, which need not run again."""
+        unit = self.ecg_projection(self.dropout(pooler_output))
+        return unit if self.word_head is None else torch.cat([unit.float(), self._word_evidence(pooler_output)], dim=1)
 
     def get_word_logits(self, pooler_output: torch.Tensor) -> torch.Tensor:
         """Return the log-odds of every word, (batch, num_words), of `pooler_output` of the ECG encoder."""

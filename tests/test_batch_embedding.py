@@ -239,7 +239,12 @@ class TestJobs:
         out = tmp_path / "out.parquet"
         command = [sys.executable, "-m", "modeling_merit.processing.cli", "embed", str(tmp_path / "ecgs.parquet")]
         command += ["--model", checkpoint, "--out", str(out), "--rows-per-part", "20", "--batch-size", "4"]
-        job = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # A shell that starts the tests in the background has them ignore SIGINT, and what they start, too.
+        heed = (
+            f"import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv({command[0]!r}, {command!r})"
+        )
+        heeding = [sys.executable, "-c", heed, *command]
+        job = subprocess.Popen(heeding, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         partial = tmp_path / "out.parquet.partial"
         while job.poll() is None and len(list(partial.glob("part-*"))) < 2:
             time.sleep(0.01)

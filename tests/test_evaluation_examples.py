@@ -6,8 +6,6 @@ import json
 import os
 import runpy
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import torch
 from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
 from scipy.special import logit
+from script_server import run_script
 from tiny_models import merit_config
 from toy_ptb_xl import write_record
 
@@ -86,11 +85,10 @@ def work(tmp_path_factory, tiny_tokenizer):
     return folder
 
 
-def run(work, script, *arguments, launcher=()):
+def run(work, script, *arguments):
     """Run a script in `work`; returns what it printed."""
     environment = os.environ | {"HF_HOME": str(work / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, EXAMPLES / script, *map(str, arguments)]
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
+    done = run_script(EXAMPLES / script, *arguments, cwd=work, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -237,6 +235,15 @@ def test_linear_probe_of_a_loaded_and_a_random_encoder(work):
     with torch.no_grad():
         first = model(**extractor(record, return_tensors="pt")).pooler_output[0]
     np.testing.assert_allclose(pooled["test"][0], first, rtol=0.01, atol=0.01)  # stored in whole microvolts
+
+
+@pytest.mark.slow
+def test_linear_probe_that_corrects_zero_shot_scores(work):
+    command = ("linear_probe.py", "--model", "model", "--data_dir", "ptb-xl", "--tasks", "superclass", "--grid", 0.01)
+    run(work, *command, "--run", "guided", "--zero_shot_prior", "--output", "results/guided.json")
+    [scale] = {row["prior_scale"] for row in rows_of(work, "guided.json", run="guided")}
+    assert scale in (0, 0.5, 1, 2)
+    assert_scored(rows_of(work, "guided.json", run="guided"), ("superclass",), FOUR)
 
 
 @pytest.mark.slow

@@ -624,17 +624,25 @@ def test_what_is_no_ecg_is_refused(extract, ecg, message):
 # --- speed ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("high_pass", "seconds"), [(None, 0.06), (0.5, 0.3)])
-def test_a_training_batch_is_fast(high_pass, seconds):
-    """256 records of PTB-XL size take 10 to 30 ms of one core, and about 0.1 s with drift taken off. Processor time,
-    since the machine may be busy."""
+@pytest.mark.parametrize(("high_pass", "times"), [(None, 8), (0.5, 40)])
+def test_a_training_batch_is_fast(high_pass, times):
+    """256 records of PTB-XL size take 2 to 3 times as long as a plain division by the deviation, 11 to 13 times
+    with drift taken off. Processor time, since the machine may be busy."""
     batch = (np.stack([make_ecg(seed=i) for i in range(8)] * 32) * 1000).astype(np.int16)
-    extract, best = MeritFeatureExtractor(normalization="lead_zscore", high_pass=high_pass), np.inf
-    for _ in range(5):
+    extract = MeritFeatureExtractor(normalization="lead_zscore", high_pass=high_pass)
+
+    def plainly():
+        signal = batch.astype(np.float32) / 1000
+        return (signal - signal.mean(-1, keepdims=True)) / signal.std(-1, keepdims=True)
+
+    def seconds_of(function):
         start = time.process_time()
-        extract(batch, sampling_rate=100, leads=LEADS, units="uV", return_tensors="pt")
-        best = min(best, time.process_time() - start)
-    assert best < seconds
+        function()
+        return time.process_time() - start
+
+    facts = {"sampling_rate": 100, "leads": LEADS, "units": "uV", "return_tensors": "pt"}
+    pairs = [(seconds_of(lambda: extract(batch, **facts)), seconds_of(plainly)) for _ in range(5)]
+    assert min(ours / plain for ours, plain in pairs) < times
 
 
 @pytest.mark.parametrize("rate", [100, 360, 499.9, 512, 1000])

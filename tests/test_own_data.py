@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from ecg_tables import write_table
+from script_server import run_script
 from tiny_models import build, merit_config
 
 from modeling_merit import MeritFeatureExtractor, MeritForEcgClassification, MeritModel, MeritProcessor
@@ -75,12 +74,12 @@ def test_a_table_as_a_task(work):
 @pytest.mark.slow
 def test_finetuning_on_a_table(work):
     command = [
-        *(sys.executable, EXAMPLES / "finetune.py", "--model", "model", "--dataset", "table.csv", "--label_columns"),
+        *(EXAMPLES / "finetune.py", "--model", "model", "--dataset", "table.csv", "--label_columns"),
         *("AF", "LBBB", "--patient_column", "patient", "--run", "mine", "--output_dir", "tuned", "--epochs", "1"),
         *("--batch_size", "32", "--output", "rows.json", "--predictions", "predictions"),
     ]
     environment = os.environ | {"HF_HOME": str(work / "hf"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), cwd=work, env=environment, capture_output=True, text=True)
+    done = run_script(*command, cwd=work, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = {row["metric"]: row for row in json.loads((work / "rows.json").read_text())}
     assert rows["macro_auroc"]["n"] == 18 and rows["macro_auroc"]["task"] == "labels"
@@ -89,8 +88,7 @@ def test_finetuning_on_a_table(work):
 
 
 def test_finetuning_needs_data(work):
-    command = [sys.executable, EXAMPLES / "finetune.py", "--model", work / "model", "--run", "a", "--output_dir", "o"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    done = run_script(EXAMPLES / "finetune.py", "--model", work / "model", "--run", "a", "--output_dir", "o")
     assert done.returncode == 2 and "Expected --data_dir, the folder of PTB-XL, or --dataset" in done.stderr
 
 

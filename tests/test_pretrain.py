@@ -21,6 +21,7 @@ from datasets import Array2D, Dataset, Features, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from script_server import run_script
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_checkpoints import write_checkpoint
 from tiny_models import TRANSFORMER
@@ -65,12 +66,9 @@ def run(
     fails: bool = False,
 ):
     """Return the results of a run, or, if it must fail, its process."""
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [*launch, *before, SCRIPT, "--output_dir", folder, *arguments]
+    command = [*before, SCRIPT, "--output_dir", folder, *arguments]
     environment = os.environ | {"HF_HOME": str(cache), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    done = run_script(*command, env=environment, processes=processes)
     assert (done.returncode != 0) is fails, done.stderr[-3000:]
     return done if fails else json.loads((folder / "pretraining_results.json").read_text())
 

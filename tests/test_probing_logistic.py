@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -90,3 +91,50 @@ def test_the_grid_is_left_when_validation_has_fallen_twice():
     clear = (x[:, :1] > 0).astype(int)
     found = logistic_probe(x[:100], clear[:100], x[:100], clear[:100], x[:1], grid=(1, 10, 100, 1000))
     assert list(found.val_macro_auroc) == [1, 10, 100, 1000]  # equal values are no fall
+
+
+def test_a_prior_is_corrected_and_counts_where_labels_are_few():
+    (train, val, test), (train_y, val_y, test_y) = _data(5)
+    rng = np.random.default_rng(0)
+    known = [y + rng.normal(scale=0.4, size=y.shape) for y in (train_y, val_y, test_y)]  # as of another classifier
+    few = slice(0, 12)
+    prior = [known[0][few] * 7 + 3, known[1] * 7 + 3, known[2] * 7 + 3]  # its scale does not count
+    plain = logistic_probe(train[few], train_y[few], val, val_y, test)
+    guided = logistic_probe(train[few], train_y[few], val, val_y, test, prior=prior)
+    scores = [metric_value("macro_auroc", test_y, probe.test_probabilities) for probe in (plain, guided)]
+    assert plain.prior_scale == 0 < guided.prior_scale and scores[1] > scores[0] + 0.05
+    unknown = [rng.normal(size=part.shape) for part in known]
+    useless = logistic_probe(train, train_y, val, val_y, test, prior=unknown)
+    assert useless.prior_scale == 0
+    alone = logistic_probe(train, train_y, val, val_y, test)
+    np.testing.assert_allclose(useless.test_probabilities, alone.test_probabilities, atol=1e-6)
+
+
+def test_a_class_without_labels_keeps_the_order_of_its_prior():
+    (train, val, test), (train_y, val_y, test_y) = _data(6)
+    train_y = train_y.copy()
+    train_y[:, 3] = 0
+    prior = [y + np.random.default_rng(0).normal(scale=0.4, size=y.shape) for y in (train_y, val_y, test_y)]
+    probe = logistic_probe(train, train_y, val, val_y, test, prior=prior)
+    assert (probe.test_probabilities[:, 3].argsort() == prior[2][:, 3].argsort()).all()
+    assert probe.test_probabilities[:, 3].mean() < 0.1
+    assert (logistic_probe(train, train_y, val, val_y, test).test_probabilities[:, 3] == 0).all()
+
+
+def test_offsets_shift_the_optimum():
+    """The gradient of the penalised loss with the offset in it is zero."""
+    (train, _, _), (train_y, _, _) = _data(7)
+    x, offset = (train - train.mean(0)) / train.std(0), np.random.default_rng(0).normal(size=train_y.shape)
+    weights = fit_logistic(x, train_y, 0.1, offset=offset)
+    error = expit(x @ weights[:-1] + weights[-1] + offset) - train_y
+    np.testing.assert_allclose(x.T @ error + weights[:-1] / 0.1, 0, atol=1e-2)
+    np.testing.assert_allclose(error.sum(0), 0, atol=1e-2)
+
+
+@pytest.mark.parametrize("spoil", [lambda prior: prior[:2], lambda prior: [p[:, :2] for p in prior], "nan"])
+def test_a_prior_that_does_not_fit_is_refused(spoil):
+    (train, val, test), (train_y, val_y, test_y) = _data(8)
+    prior = [y.astype(float) for y in (train_y, val_y, test_y)]
+    prior = [part * np.nan for part in prior] if spoil == "nan" else spoil(prior)
+    with pytest.raises(ValueError, match="Expected finite prior scores of shapes"):
+        logistic_probe(train, train_y, val, val_y, test, prior=prior)

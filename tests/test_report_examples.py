@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from script_server import run_script
 from tiny_models import ENCODER, TRANSFORMER
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
@@ -25,8 +25,7 @@ DATA = ["--dataset", "synthetic", "--num_records", "80"]
 def run(script: str, *options, cache: Path, fails: bool = False) -> subprocess.CompletedProcess:
     environment = {**os.environ, "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     environment |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(EXAMPLES / script), *map(str, options)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = run_script(EXAMPLES / script, *options, env=environment)
     assert (done.returncode != 0) is fails, done.stderr[-3000:]
     return done
 

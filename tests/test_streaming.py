@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Array2D, Dataset, Features, Value, load_dataset
+from script_server import run_script
 
 from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
 from modeling_merit.processing.data import SyntheticEcg
@@ -162,11 +161,9 @@ def test_what_cannot_be_streamed_is_refused(stream, folder, tmp_path):
 
 
 def run(output, *arguments, processes=1, fails=False):
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launch, SCRIPT, "--size", "tiny", "--min_reports", "3", "--batch_size", "4"]
-    command += ["--output_dir", output, *arguments]
+    command = [SCRIPT, "--size", "tiny", "--min_reports", "3", "--batch_size", "4", "--output_dir", output, *arguments]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    done = run_script(*command, env=environment, processes=processes)
     assert (done.returncode != 0) is fails, done.stderr[-3000:]
     return done
 

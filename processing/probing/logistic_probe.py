@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from ..metrics.classification import auroc
 
 DEFAULT_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+PRIOR_SCALES = (0.0, 0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class ProbeResult:
         val_probabilities, test_probabilities (`np.ndarray` of shape `(rows, classes)`): Of the chosen C.
         c (`float`): The inverse regularisation strength.
         val_macro_auroc (`dict`): The mean validation AUROC of the defined classes for each C that was tried.
+        prior_scale (`float`): How much of the prior scores the log-odds hold; 0 without a prior.
     """
 
     val_probabilities: np.ndarray
     test_probabilities: np.ndarray
     c: float
     val_macro_auroc: dict[float, float]
+    prior_scale: float = 0.0
 
 
 def logistic_probe(
@@ -39,6 +42,8 @@ def logistic_probe(
     val_y: np.ndarray,
     test_x: np.ndarray,
     grid: Sequence[float] = DEFAULT_GRID,
+    prior: Sequence[np.ndarray] | None = None,
+    prior_scales: Sequence[float] = PRIOR_SCALES,
 ) -> ProbeResult:
     """Return what one-vs-rest L2 logistic regression on standardised features predicts, C chosen on validation AUROC.
 
@@ -46,11 +51,18 @@ def logistic_probe(
     with the mean and standard deviation of the training rows; constant ones are dropped. A class whose training labels
     are all alike is given that label as its probability.
 
+    With a `prior`, such as zero-shot scores, the log-odds are `prior_scale · prior + w·x + b`, the prior standardised
+    as the features are: the weights correct a classifier that needed no labels, and penalty and labels decide how far.
+    A class whose training labels are all alike then keeps the order of its prior.
+
     Args:
         train_x, val_x, test_x (`np.ndarray` of shape `(rows, features)`): Frozen features.
         train_y, val_y (`np.ndarray` of shape `(rows, classes)`): 0 or 1.
         grid (sequence of `float`): Values of C to choose from, tried from the smallest on until validation has fallen
             twice in a row: larger ones take the longest to fit, and fit more closely still.
+        prior (three `np.ndarray` of shape `(rows, classes)`, *optional*): What a classifier that has not seen these
+            labels says of the training, validation and test rows; any monotonic score.
+        prior_scales (sequence of `float`): To choose from on validation AUROC, together with C.
 
     Raises:
         ValueError: If shapes do not fit, a feature is not finite, or no class can be scored on the validation rows.
@@ -94,19 +106,28 @@ def logistic_probe(
     # A rotation leaves ‖w‖ alone, and along the principal axes the Hessian is nearly diagonal: steps get cheap.
     _, axes = np.linalg.eigh(train_x.T @ train_x)
     rotated = train_x @ axes
-    fits, macro = {}, {}
-    weights = np.zeros((train_x.shape[1] + 1, len(trained)))
-    for c in sorted(grid):
-        weights = fit_logistic(rotated, train_y[:, trained], c, weights)
-        fits[c] = np.zeros((train_x.shape[1] + 1, train_y.shape[1]))
-        fits[c][:-1, trained], fits[c][-1, trained] = axes @ weights[:-1], weights[-1]
-        macro[c] = float(np.nanmean(auroc(val_y, _probabilities(val_x, fits[c], train_y))))
-        *_, before, last, now = (np.nan, np.nan, *macro.values())
-        if before > last > now:
-            break
-    best = max(macro, key=lambda c: macro[c])
-    val, test = (_probabilities(x, fits[best], train_y) for x in (val_x, test_x))
-    return ProbeResult(val, test, best, macro)
+    shapes = [(len(x), train_y.shape[1]) for x in (train_x, val_x, test_x)]
+    scores = _standardised_prior([np.zeros(shape) for shape in shapes] if prior is None else prior, shapes)
+    constant = np.setdiff1d(np.arange(train_y.shape[1]), trained)
+    frequencies = (train_y[:, constant].sum(0) + 0.5) / (len(train_y) + 1)
+    results = []
+    for scale in (0.0,) if prior is None else prior_scales:
+        offsets = [scale * part for part in scores]
+        fits, macro = {}, {}
+        weights = np.zeros((train_x.shape[1] + 1, len(trained)))
+        for c in sorted(grid):
+            weights = fit_logistic(rotated, train_y[:, trained], c, weights, offset=offsets[0][:, trained])
+            fits[c] = np.zeros((train_x.shape[1] + 1, train_y.shape[1]))
+            fits[c][:-1, trained], fits[c][-1, trained] = axes @ weights[:-1], weights[-1]
+            fits[c][-1, constant] = logit(frequencies)
+            macro[c] = float(np.nanmean(auroc(val_y, _probabilities(val_x, fits[c], train_y, offsets[1]))))
+            *_, before, last, now = (np.nan, np.nan, *macro.values())
+            if before > last > now:
+                break
+        best = max(macro, key=lambda c: macro[c])
+        val, test = (_probabilities(x, fits[best], train_y, offset) for x, offset in zip((val_x, test_x), offsets[1:]))
+        results.append(ProbeResult(val, test, best, macro, scale))
+    return max(results, key=lambda result: max(result.val_macro_auroc.values()))
 
 
 def fit_logistic(
@@ -116,6 +137,7 @@ def fit_logistic(
     start: np.ndarray | None = None,
     tolerance: float = 1e-6,
     max_steps: int = 200,
+    offset: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the minimum of `mean log-loss + ‖w‖² / (2·C·rows)` for all classes at once by a truncated Newton method.
 
@@ -132,6 +154,7 @@ def fit_logistic(
         tolerance (`float`): The largest component of a gradient at which a class counts as solved, as a fraction of
             its largest component at zero.
         max_steps (`int`): Newton steps before giving up.
+        offset (`np.ndarray` of shape `(rows, classes)`, *optional*): Part of the log-odds that stays as it is.
 
     Returns:
         `np.ndarray` of shape `(features + 1, classes)`.
@@ -145,10 +168,11 @@ def fit_logistic(
     penalty = np.full((x.shape[1], 1), 1 / (c * len(x)))
     penalty[-1] = 0
     w = np.zeros((x.shape[1], y.shape[1])) if start is None else start.copy()
+    offset = np.zeros_like(y) if offset is None else offset
     limit = tolerance * np.abs(x.T @ (y - 0.5)).max(0) / len(x)
     active = np.arange(y.shape[1])
     for _ in range(max_steps):
-        logits = x @ w[:, active]
+        logits = x @ w[:, active] + offset[:, active]
         p = expit(logits)
         gradient = x.T @ (p - y[:, active]) / len(x) + penalty * w[:, active]
         unsolved = np.abs(gradient).max(0) > limit[active]
@@ -207,6 +231,24 @@ def _step_size(logits, change, y, w, step, penalty, slope) -> np.ndarray:
     return size
 
 
-def _probabilities(x: np.ndarray, weights: np.ndarray, train_y: np.ndarray) -> np.ndarray:
-    probabilities = expit(x @ weights[:-1] + weights[-1])
-    return np.where(train_y.any(0) & ~train_y.all(0), probabilities, train_y[:1])
+def _standardised_prior(prior: Sequence[np.ndarray], shapes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Return the prior of every split, each class with mean 0 and standard deviation 1 over the training rows.
+
+    Raises:
+        ValueError: If a shape does not fit, or a score is not finite.
+    """
+    parts = [np.asarray(part, dtype=np.float64) for part in prior]
+    if [part.shape for part in parts] != list(shapes) or not all(np.isfinite(part).all() for part in parts):
+        raise ValueError(
+            f"Expected finite prior scores of shapes {list(shapes)}, one per row and class, got "
+            f"{[part.shape for part in parts]}. Give those of the training, validation and test rows."
+        )
+    mean, deviation = parts[0].mean(0), parts[0].std(0)
+    return [(part - mean) / np.where(deviation > 0, deviation, 1) for part in parts]
+
+
+def _probabilities(x: np.ndarray, weights: np.ndarray, train_y: np.ndarray, offset: np.ndarray | float) -> np.ndarray:
+    """Without an offset, a class whose training labels are all alike has that label as its probability."""
+    probabilities = expit(x @ weights[:-1] + weights[-1] + offset)
+    known = train_y.any(0) & ~train_y.all(0) | np.any(offset, axis=0)
+    return np.where(known, probabilities, train_y[:1])
