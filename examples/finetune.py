@@ -132,6 +132,7 @@ def main():
     parser.add_argument("--head", default="random", choices=("random", "probe"), help="What the head begins with.")
     parser.add_argument("--grid", type=float, nargs="+", default=DEFAULT_GRID, help="C of the probe to choose from.")
     parser.add_argument("--calibrate", action="store_true", help="Make probabilities mean how often a class is there.")
+    parser.add_argument("--freeze_normalization", action="store_true", help="Keep the statistics of the checkpoint.")
     parser.add_argument("--lead_dropout", type=float, default=0.0, help="Probability that a record loses leads.")
     parser.add_argument("--noise_mv", type=float, default=0.01, help="Largest added white noise.")
     parser.add_argument("--mixup", type=float, default=0.0, help="α of the mixing of records in pairs; 0 for none.")

@@ -39,6 +39,8 @@ class Schedule:
         gain_jitter, wander_mv, noise_mv, lead_dropout (`float`): See `augment_ecg`.
         mixup (`float`): Records are mixed in pairs, with a weight drawn from Beta(mixup, mixup) (Zhang et al., ICLR
             2018); 0 for none.
+        freeze_normalization (`bool`): Let batch normalisation keep the means and variances that it came with, in the
+            passes of training, too.
         keep_in_memory (`bool`): Condition all signals once, and keep them in memory.
         max_grad_norm (`float`), seed (`int`).
     """
@@ -53,6 +55,7 @@ class Schedule:
     noise_mv: float = 0.01
     lead_dropout: float = 0.0
     mixup: float = 0.0
+    freeze_normalization: bool = False
     keep_in_memory: bool = False
     max_grad_norm: float = 1.0
     seed: int = 0
@@ -221,6 +224,9 @@ def train_classifier(
 def _train_epoch(model, optimizer, scheduler, loader, plan, accelerator):
     """Return the mean loss of an epoch."""
     model.train()
+    for module in model.modules() if plan.freeze_normalization else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
     losses = []
     for batch in loader:
         logits = model(input_values=batch["input_values"], ecg_mask=batch.get("ecg_mask")).logits
