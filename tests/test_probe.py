@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from ecg_tables import write_table
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from tiny_models import build, merit_config
@@ -17,9 +17,14 @@ from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor
 
 from modeling_merit import MeritFeatureExtractor, MeritForEcgClassification, MeritModel, MeritProcessor
 from modeling_merit.processing import read_ecg
+from modeling_merit.processing.benchmark.prompts import load_prompts
 from modeling_merit.processing.cli import main
+from modeling_merit.processing.data.simulation import CONDITIONS, simulate_ecg
+from modeling_merit.processing.inference import embed_ecgs, embed_prompts, load_checkpoint, score_prompts
 from modeling_merit.processing.metrics.classification import auroc
 from modeling_merit.processing.probing.cross_validation import cross_validate, fit_classifier, patient_folds
+from modeling_merit.processing.probing.logistic_probe import logistic_probe
+from modeling_merit.processing.probing.zero_shot_prior import zero_shot_weights
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +198,64 @@ def test_the_classifier_does_not_depend_on_the_scale_of_the_features():
     assert np.allclose(one.probabilities(x), expit(x @ one.weight.T + one.bias))
     with pytest.raises(ValueError, match="records with it and without it"):
         fit_classifier(x, np.ones((200, 1)), 0.1)
+
+
+PROMPTS = {"AF": ["atrial fibrillation", "vorhofflimmern"], "LBBB": ["left bundle branch block"]}
+
+
+def test_prompts_are_corrected_and_saved_in_a_linear_head(work, tmp_path, capsys):
+    (tmp_path / "prompts.json").write_text(json.dumps(PROMPTS))
+    assert probe(work, tmp_path / "out", *LABELS, *PATIENT, "--prompts", tmp_path / "prompts.json") == 0
+    results = json.loads((tmp_path / "out" / "probe_results.json").read_text())
+    assert f"prompts counted {results['prior_scale']:g} times" in capsys.readouterr().out
+    table = pd.read_csv(work / "table.csv")
+    labels, files = table[["AF", "LBBB"]].to_numpy(), [work / path for path in table.path]
+    model, processor = load_checkpoint(str(work / "model"))
+    features = embed_ecgs(model, processor, [read_ecg(file) for file in files], "pooled").numpy()
+    weights = zero_shot_weights(model, embed_prompts(model, processor, PROMPTS), features)
+    found = cross_validate(features, labels, table.patient, n_resamples=50, prior=features @ weights.T)
+    assert (found.c, found.prior_scale) == (results["c"], results["prior_scale"])
+    classifier = fit_classifier(features, labels, found.c, weights, found.prior_scale)
+    assert np.abs(saved_probabilities(tmp_path / "out", files) - classifier.probabilities(features)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [("rhythm", "LBBB"), ("absent.json", "absent.json"), ("one.json", "LBBB")],
+)
+def test_prompts_that_do_not_fit_are_one_line(work, tmp_path, monkeypatch, capsys, prompts, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.json").write_text(json.dumps({"AF": "atrial fibrillation"}))
+    assert probe(work, tmp_path / "out", *LABELS, *PATIENT, "--prompts", prompts) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and "Traceback" not in printed and not (tmp_path / "out").exists()
+
+
+def test_a_classifier_of_a_strong_penalty_is_the_prior():
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(200, 5)) * [1, 2, 3, 4, 5] + 7, rng.normal(size=(2, 5))
+    y = (x @ weights.T - (x @ weights.T).mean(0) + 5 * rng.normal(size=(200, 2)) > 0).astype(int)
+    scores = x @ weights.T
+    strict = fit_classifier(x, y, 1e-9, weights, 2.0).probabilities(x)
+    slopes = [np.ptp(logit(column)) / np.ptp(score) for column, score in zip(strict.T, scores.T)]
+    np.testing.assert_allclose(slopes, 2 / scores.std(0), rtol=1e-4)
+    assert np.abs(strict.mean(0) - y.mean(0)).max() < 1e-4  # the intercept is free
+    # The prior is the optimum's centre: with it the log-odds are those of logistic_probe.
+    probe = logistic_probe(x, y, x, y, x, (0.01,), [scores] * 3, (1.0,))
+    np.testing.assert_allclose(
+        fit_classifier(x, y, 0.01, weights, 1.0).probabilities(x), probe.test_probabilities, atol=1e-5
+    )
+
+
+def test_weights_of_prompts_rank_as_the_exact_scores_do():
+    """The shipped model, on simulated ECGs: gradients at some stand for others."""
+    model, processor = load_checkpoint("hub_cards/merit-ecg")
+    ecgs = [simulate_ecg(name, seed=seed) for seed in range(6) for name in CONDITIONS[:6]]
+    prompts = embed_prompts(model, processor, load_prompts("rhythm"))
+    exact = score_prompts(model, processor, ecgs, load_prompts("rhythm")).score
+    pooled = embed_ecgs(model, processor, ecgs, "pooled").numpy()
+    scores = pooled @ zero_shot_weights(model, prompts, pooled[:18]).T
+    r = [np.corrcoef(a, b)[0, 1] for a, b in zip(scores[18:].T, exact[18:].T)]
+    assert np.mean(r) > 0.9
+    with pytest.raises(ValueError, match=r"Expected pooled features \(rows, 1920\), got \(36, 5\)"):
+        zero_shot_weights(model, prompts, pooled[:, :5])

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from ..benchmark.prompts import LABEL_SETS, load_prompts, read_prompt_file
 from ..inspection import printable
 from ..readers import read_ecg
 from ..record import DISCLAIMER
@@ -51,6 +52,12 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
     command.add_argument(
         "--patient-column", metavar="COLUMN", help="whose the files are; default: each file counts as a patient"
     )
+    command.add_argument(
+        "--prompts",
+        metavar="SET_OR_FILE",
+        help="for few labels: texts of the classes, which the regression corrects instead of starting from nothing; a "
+        f"label set with prompts ({', '.join(LABEL_SETS)}) or a .json file of class to texts",
+    )
     command.add_argument("--folds", type=int, default=5, help="of the cross-validation, at least 3")
     command.add_argument("--seed", type=int, default=0, help="of folds and bootstrap")
     command.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
@@ -69,11 +76,15 @@ def run(args: argparse.Namespace) -> int:
     if args.folds < 3:
         raise ValueError(f"Expected --folds of at least 3, got {args.folds}.")
     from ..data.tables import TableColumns, label_matrix, read_rows
-    from ..inference import load_checkpoint
+    from ..inference import embed_prompts, load_checkpoint
     from ..probing.cross_validation import cross_validate, fit_classifier, to_model
+    from ..probing.zero_shot_prior import zero_shot_weights
 
     columns = TableColumns(path=args.path_column, labels=args.label_columns, patient=args.patient_column)
     rows, classes = read_rows(args.table, columns)
+    prompts = None
+    if args.prompts is not None:
+        prompts = (load_prompts if args.prompts in LABEL_SETS else read_prompt_file)(args.prompts, class_names=classes)
     if args.patient_column is None:
         print("note: without --patient-column every file counts as a patient of its own.", file=sys.stderr)
     model, processor = load_checkpoint(args.model, truncation=args.truncate, device=args.device)
@@ -85,8 +96,15 @@ def run(args: argparse.Namespace) -> int:
     rows = rows.iloc[kept]
     labels, patients = label_matrix(rows["labels"], classes), rows["patient_id"].to_numpy(dtype=str)
     _check_classes(labels, patients, classes)
-    found = cross_validate(features, labels, patients, args.folds, args.seed, n_resamples=args.resamples)
-    classifier = fit_classifier(features, labels, found.c)
+    weights = prior = None
+    if prompts is not None:
+        embedded = embed_prompts(model, processor, prompts)
+        for note in embedded.notes:
+            print(f"note: {note}", file=sys.stderr)
+        weights = zero_shot_weights(model, embedded, features)
+        prior = features @ weights.T
+    found = cross_validate(features, labels, patients, args.folds, args.seed, n_resamples=args.resamples, prior=prior)
+    classifier = fit_classifier(features, labels, found.c, weights, found.prior_scale)
     results = {
         "files": len(rows),
         "patients": len(set(patients)),
@@ -95,6 +113,7 @@ def run(args: argparse.Namespace) -> int:
         "folds": args.folds,
         "seed": args.seed,
         "c": found.c,
+        **({"prompts": args.prompts, "prior_scale": found.prior_scale} if prompts is not None else {}),
         **{name: _numbers(interval) for name, interval in found.intervals.items()},
         "classes": {
             name: {"positives": int(labels[:, i].sum()), "threshold": float(found.thresholds[i])}
@@ -186,7 +205,9 @@ def _print(results: Mapping[str, Any]) -> None:
     scores = (_text(results[f"macro_{metric}"]) for metric in ("auroc", "auprc", "f1"))
     rows.append(("mean", "", *scores, ""))
     widths = [max(map(len, column)) for column in zip(*rows)]
-    print(f"{results['files']} files of {results['patients']} patients, {results['folds']} folds, C {results['c']:g}")
+    scale = f", prompts counted {results['prior_scale']:g} times" if "prompts" in results else ""
+    facts = f"{results['files']} files of {results['patients']} patients, {results['folds']} folds"
+    print(f"{facts}, C {results['c']:g}{scale}")
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 

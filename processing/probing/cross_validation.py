@@ -17,7 +17,7 @@ from modeling_merit import MeritEcgModel, MeritForEcgClassification
 
 from ..metrics.bootstrap import Interval, bootstrap_interval
 from ..metrics.thresholds import decide, tune_thresholds
-from .logistic_probe import DEFAULT_GRID, fit_logistic, logistic_probe
+from .logistic_probe import DEFAULT_GRID, PRIOR_SCALES, fit_logistic, logistic_probe
 
 METRICS = ("macro_auroc", "macro_auprc", "macro_f1")
 
@@ -54,6 +54,7 @@ class CrossValidation:
         c (`float`): Of the best mean validation AUROC.
         intervals (`dict` of `str` to `Interval`): `macro_auroc`, `macro_auprc`, `macro_f1`, over patients.
         by_class (`list` of `dict`): For each class its intervals `auroc`, `auprc`, `f1`.
+        prior_scale (`float`): Of the best mean validation AUROC, with `c`; 0 without a prior.
     """
 
     probabilities: np.ndarray
@@ -63,6 +64,7 @@ class CrossValidation:
     c: float
     intervals: dict[str, Interval]
     by_class: list[dict[str, Interval]]
+    prior_scale: float = 0.0
 
 
 def patient_folds(labels: np.ndarray, patient_ids: Sequence, n_folds: int = 5, seed: int = 0) -> np.ndarray:
@@ -113,6 +115,7 @@ def cross_validate(
     seed: int = 0,
     grid: Sequence[float] = DEFAULT_GRID,
     n_resamples: int = 1000,
+    prior: np.ndarray | None = None,
 ) -> CrossValidation:
     """Return how well a linear probe predicts patients that it has not seen.
 
@@ -123,6 +126,8 @@ def cross_validate(
         n_folds (`int`), seed (`int`): See `patient_folds`.
         grid (sequence of `float`): Values of C to choose from.
         n_resamples (`int`): Of the bootstrap over patients.
+        prior (`np.ndarray` of shape `(rows, classes)`, *optional*): Scores that need no labels, for the probes to
+            correct: see `logistic_probe`.
 
     Raises:
         ValueError: As `patient_folds` and `logistic_probe`.
@@ -139,16 +144,21 @@ def cross_validate(
     features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
     folds = patient_folds(labels, patient_ids, n_folds, seed)
     probabilities, decisions = np.empty(labels.shape), np.empty(labels.shape, dtype=np.int8)
-    scores: dict[float, list[float]] = {c: [] for c in grid}
+    scales = (0.0,) if prior is None else PRIOR_SCALES
+    scores: dict[tuple[float, float], list[float]] = {(c, scale): [] for scale in scales for c in grid}
     for fold in range(n_folds):
         test, val = folds == fold, folds == (fold + 1) % n_folds
         train = ~test & ~val
-        probe = logistic_probe(features[train], labels[train], features[val], labels[val], features[test], grid)
+        x, known = (features[train], features[val], features[test]), (labels[train], labels[val])
+        parts = None if prior is None else [prior[part] for part in (train, val, test)]
+        probes = [logistic_probe(x[0], known[0], x[1], known[1], x[2], grid, parts, (scale,)) for scale in scales]
+        probe = max(probes, key=lambda probe: max(probe.val_macro_auroc.values()))
         probabilities[test] = probe.test_probabilities
         thresholds = tune_thresholds(probe.val_probabilities, labels[val])
         decisions[test] = decide(probe.test_probabilities, thresholds)
-        for c, score in probe.val_macro_auroc.items():
-            scores[c].append(score)
+        for tried in probes:
+            for c, score in tried.val_macro_auroc.items():
+                scores[c, tried.prior_scale].append(score)
 
     def intervals(prefix: str, columns: slice) -> dict[str, Interval]:
         # Decisions are their own probabilities: 0 and 1 lie on either side of 0.5.
@@ -165,20 +175,36 @@ def cross_validate(
             for name, values in measured.items()
         }
 
+    # A value of C that a fold did not try had become worse there.
+    tried_by_all = [choice for choice, found in scores.items() if len(found) == n_folds]
+    c, prior_scale = max(tried_by_all, key=lambda choice: float(np.mean(scores[choice])))
     return CrossValidation(
         probabilities,
         decisions,
         folds,
         tune_thresholds(probabilities, labels),
-        # A value that a fold did not try had become worse there.
-        max((c for c in grid if len(scores[c]) == n_folds), key=lambda c: float(np.mean(scores[c]))),
+        c,
         intervals("macro_", slice(None)),
         [intervals("", slice(column, column + 1)) for column in range(labels.shape[1])],
+        prior_scale,
     )
 
 
-def fit_classifier(features: np.ndarray, labels: np.ndarray, c: float) -> LinearClassifier:
+def fit_classifier(
+    features: np.ndarray,
+    labels: np.ndarray,
+    c: float,
+    prior_weights: np.ndarray | None = None,
+    prior_scale: float = 0.0,
+) -> LinearClassifier:
     """Return the probe of all rows; it standardises features with their mean and deviation, as `logistic_probe` does.
+
+    Args:
+        features (`np.ndarray` of shape `(rows, features)`), labels (`np.ndarray` of shape `(rows, classes)`): All.
+        c (`float`): Inverse regularisation strength.
+        prior_weights (`np.ndarray` of shape `(classes, features)`, *optional*): A classifier to correct, such as
+            `zero_shot_weights`; its scores `features @ prior_weights.T` are the prior of `logistic_probe`.
+        prior_scale (`float`): How much of them the log-odds hold.
 
     Raises:
         ValueError: If a class has only one label.
@@ -197,9 +223,14 @@ def fit_classifier(features: np.ndarray, labels: np.ndarray, c: float) -> Linear
     deviation = np.where(deviation > 1e-12 * np.maximum(1, np.abs(mean)), deviation, np.inf)
     standardised = (x - mean) / deviation
     _, axes = np.linalg.eigh(standardised.T @ standardised)
-    fitted = fit_logistic(standardised @ axes, y, c)
+    scores = x @ (np.zeros((y.shape[1], x.shape[1])) if prior_weights is None else prior_weights).T
+    slopes = prior_scale / np.where(scores.std(0) > 0, scores.std(0), 1)
+    fitted = fit_logistic(standardised @ axes, y, c, offset=slopes * (scores - scores.mean(0)))
     weight = (axes @ fitted[:-1] / deviation[:, None]).T
-    return LinearClassifier(weight, fitted[-1] - weight @ mean, c)
+    bias = fitted[-1] - weight @ mean
+    if prior_weights is not None:
+        weight, bias = weight + slopes[:, None] * prior_weights, bias - slopes * scores.mean(0)
+    return LinearClassifier(weight, bias, c)
 
 
 def to_model(
