@@ -34,7 +34,8 @@ assert sys.modules["transformers"].__spec__.loader.__class__.__module__ != "mode
 
 
 # Those that neither transformers nor the package registers anything with; importing them takes most of the time.
-NEUTRAL = ("torch", "scipy.stats", "sklearn.linear_model", "pandas", "pyarrow.parquet")
+NEUTRAL = ("torch", "torch._dynamo", "torch.distributed.tensor", "scipy.stats", "sklearn.linear_model", "pandas")
+NEUTRAL += ("pyarrow.parquet", "huggingface_hub", "tokenizers", "safetensors.torch")
 
 
 def run(*lines: str, arguments: tuple = ()) -> subprocess.CompletedProcess:
