@@ -7,10 +7,16 @@ they compute takes the time that theirs takes, what they find does not count. Al
 authors use, 12 leads; MERIT sees ten seconds at 100 Hz. Each is timed in turn, in one process, so that what else the
 machine does meets all alike; a time is the median. A training step is one forward and backward pass of the mean of
 the features, with AdamW, of 16 ECGs; `--compile` adds one of MERIT under `torch.compile`. Operations are counted by
-`torch.utils.flop_counter` (a multiplication and an addition are two). Not a medical device.
+`torch.utils.flop_counter` (a multiplication and an addition are two). `--memory` measures instead, in a process for
+each shape, by how much embedding 32 ECGs, and a training step, raise the most memory that the process has held:
+
+    python benchmarks/inference.py --memory --output results/benchmarks/memory.json
+
+Not a medical device.
 """
 
 import argparse
+import multiprocessing
 import resource
 import statistics
 import time
@@ -98,25 +104,27 @@ def vit(samples, patch):
 
 
 def models(checkpoint):
-    """Return modules, and the shape of one ECG for each."""
+    """Return what makes each module, and the shape of one ECG for it."""
     base = MeritConfig.from_size("base", ecg_config={"window_seconds": 2.56}).ecg_config
     options = {"mask_time_prob": 0.0, "layerdrop": 0.0, "conv_dim": (512,) * 4}
     return {
-        "merit-ecg, 10 s at 100 Hz": (Pooled(MeritEcgModel.from_pretrained(checkpoint)), (12, 1000)),
-        "merit-ecg of size base": (Pooled(MeritEcgModel(base)), (12, 1000)),
-        "ViT-B over 240 patches (ST-MEM)": (vit(1500, 75), (1, 12, 1500)),
-        "ViT-B over 360 patches (ECG-Soup)": (vit(2250, 75), (1, 12, 2250)),
+        "merit-ecg, 10 s at 100 Hz": (lambda: Pooled(MeritEcgModel.from_pretrained(checkpoint)), (12, 1000)),
+        "merit-ecg of size base": (lambda: Pooled(MeritEcgModel(base)), (12, 1000)),
+        "ViT-B over 240 patches (ST-MEM)": (lambda: vit(1500, 75), (1, 12, 1500)),
+        "ViT-B over 360 patches (ECG-Soup)": (lambda: vit(2250, 75), (1, 12, 2250)),
         # Twelve leads of 5 s at 100 Hz behind one another, 93 vectors.
         "HuBERT base (HuBERT-ECG)": (
-            speech(HubertModel(HubertConfig(**options, conv_kernel=(10, 3, 3, 2), conv_stride=(4, 2, 2, 4)))),
+            lambda: speech(HubertModel(HubertConfig(**options, conv_kernel=(10, 3, 3, 2), conv_stride=(4, 2, 2, 4)))),
             (6000,),
         ),
         # 5 s at 500 Hz, 156 vectors; one channel here, which spares the first convolution most of its work.
         "wav2vec 2.0 base (ECG-FM)": (
-            speech(Wav2Vec2Model(Wav2Vec2Config(**options, conv_kernel=(2, 2, 2, 2), conv_stride=(2, 2, 2, 2)))),
+            lambda: speech(
+                Wav2Vec2Model(Wav2Vec2Config(**options, conv_kernel=(2, 2, 2, 2), conv_stride=(2, 2, 2, 2)))
+            ),
             (2500,),
         ),
-        "ResNet-18 at 5,000 samples (MERL)": (ResNet18(), (12, 5000)),
+        "ResNet-18 at 5,000 samples (MERL)": (ResNet18, (12, 5000)),
     }
 
 
@@ -144,16 +152,38 @@ def training_step(model, inputs):
     return step
 
 
+def memory(checkpoint, name, threads):
+    """Return the megabytes that a module with 32 ECGs, and then a training step, add to the most that was held."""
+    torch.set_num_threads(threads)
+    make, shape = models(checkpoint)[name]
+    held = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
+    model = make().eval()
+    with torch.inference_mode():
+        model(torch.randn(32, *shape))
+    held.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    training_step(model, torch.randn(TRAINED, *shape))()
+    held.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return {"embedding_mb": (held[1] - held[0]) / 1e3, "training_mb": (held[2] - held[0]) / 1e3}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="hub_cards/merit-ecg", help="Checkpoint folder or Hub id.")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="Also a training step under torch.compile.")
+    parser.add_argument("--memory", action="store_true", help="Measure memory instead of time.")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/inference.json"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    if args.memory:
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            rows = {}
+            for name in models(args.model):
+                rows[name] = pool.apply(memory, (args.model, name, args.threads))
+                print(name, rows[name], flush=True)
+        return write_json(args.output, {**provenance(seed=0), "threads": args.threads, "rows": rows})
 
     ecg = simulate_ecg("sinus_rhythm", seed=0, sampling_rate=500)
     record = EcgRecord(ecg.signal, ecg.sampling_rate, ecg.leads)
@@ -166,7 +196,7 @@ def main():
         milliseconds = timed(calls, 20)["file to embedding"]
     finally:
         path.unlink(missing_ok=True)
-    networks, rows = models(args.model), {}
+    networks, rows = {name: (make(), shape) for name, (make, shape) in models(args.model).items()}, {}
     for name, (model, shape) in networks.items():
         counter = FlopCounterMode(display=False)
         with torch.inference_mode(), counter:
