@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,7 @@ def probe(work, out, *options, table="table.csv"):
     return main(["probe", *map(str, arguments)])
 
 
+ROOT = Path(__file__).resolve().parent.parent
 LABELS = ("--label-columns", "AF", "LBBB")
 PATIENT = ("--patient-column", "patient")
 
@@ -249,7 +251,7 @@ def test_a_classifier_of_a_strong_penalty_is_the_prior():
 
 def test_weights_of_prompts_rank_as_the_exact_scores_do():
     """The shipped model, on simulated ECGs: gradients at some stand for others."""
-    model, processor = load_checkpoint("hub_cards/merit-ecg")
+    model, processor = load_checkpoint(str(ROOT / "hub_cards/merit-ecg"))
     ecgs = [simulate_ecg(name, seed=seed) for seed in range(6) for name in CONDITIONS[:6]]
     prompts = embed_prompts(model, processor, load_prompts("rhythm"))
     exact = score_prompts(model, processor, ecgs, load_prompts("rhythm")).score

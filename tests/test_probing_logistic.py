@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from modeling_merit.processing.metrics.classification import metric_value
-from modeling_merit.processing.probing.logistic_probe import DEFAULT_GRID, fit_logistic, logistic_probe
+from modeling_merit.processing.probing.logistic_probe import DEFAULT_GRID, PRIOR_SCALES, fit_logistic, logistic_probe
 
 
 def _data(seed=0, rows=900, width=12):
@@ -42,10 +42,10 @@ def test_probe_equals_scikit_learn_and_chooses_on_validation():
             np.stack([k.predict_proba(scaler.transform(x))[:, 1] for k in models], 1) for x in (val, test)
         ]
         expected[c] = (metric_value("macro_auroc", val_y, probabilities[0]), *probabilities)
-    for c, value in result.val_macro_auroc.items():
-        assert value == pytest.approx(expected[c][0], abs=1e-3)
-    chosen = max(result.val_macro_auroc, key=lambda c: result.val_macro_auroc[c])
-    assert result.c == chosen
+    for (c, scale), value in result.val_macro_auroc.items():
+        assert scale == 0 and value == pytest.approx(expected[c][0], abs=1e-3)
+    chosen, scale = max(result.val_macro_auroc, key=lambda choice: result.val_macro_auroc[choice])
+    assert (result.c, result.prior_scale) == (chosen, scale)
     np.testing.assert_allclose(result.val_probabilities, expected[chosen][1], atol=1e-3)
     np.testing.assert_allclose(result.test_probabilities, expected[chosen][2], atol=1e-3)
 
@@ -87,10 +87,10 @@ def test_the_grid_is_left_when_validation_has_fallen_twice():
     x = rng.normal(size=(160, 60))
     y = (x[:, :1] + 3 * rng.normal(size=(160, 1)) > 0).astype(int)  # noise that large values of C fit
     found = logistic_probe(x[:100], y[:100], x[100:130], y[100:130], x[130:], grid=(1e-3, 1e-2, 1e-1, 1, 10, 100))
-    assert list(found.val_macro_auroc) == [1e-3, 1e-2, 1e-1, 1, 10] and found.c == 1e-1
+    assert [c for c, _ in found.val_macro_auroc] == [1e-3, 1e-2, 1e-1, 1, 10] and found.c == 1e-1
     clear = (x[:, :1] > 0).astype(int)
     found = logistic_probe(x[:100], clear[:100], x[:100], clear[:100], x[:1], grid=(1, 10, 100, 1000))
-    assert list(found.val_macro_auroc) == [1, 10, 100, 1000]  # equal values are no fall
+    assert [c for c, _ in found.val_macro_auroc] == [1, 10, 100, 1000]  # equal values are no fall
 
 
 def test_a_prior_is_corrected_and_counts_where_labels_are_few():
@@ -102,6 +102,7 @@ def test_a_prior_is_corrected_and_counts_where_labels_are_few():
     plain = logistic_probe(train[few], train_y[few], val, val_y, test)
     guided = logistic_probe(train[few], train_y[few], val, val_y, test, prior=prior)
     scores = [metric_value("macro_auroc", test_y, probe.test_probabilities) for probe in (plain, guided)]
+    assert {scale for _, scale in guided.val_macro_auroc} == set(PRIOR_SCALES)
     assert plain.prior_scale == 0 < guided.prior_scale and scores[1] > scores[0] + 0.05
     unknown = [rng.normal(size=part.shape) for part in known]
     useless = logistic_probe(train, train_y, val, val_y, test, prior=unknown)

@@ -5,6 +5,7 @@ its weights from the others (`logistic_probe`). The classifier has the C that wa
 """
 
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from modeling_merit import MeritEcgModel, MeritForEcgClassification
 
 from ..metrics.bootstrap import Interval, bootstrap_interval
 from ..metrics.thresholds import decide, tune_thresholds
-from .logistic_probe import DEFAULT_GRID, PRIOR_SCALES, fit_logistic, logistic_probe
+from .logistic_probe import DEFAULT_GRID, fit_logistic, logistic_probe
 
 METRICS = ("macro_auroc", "macro_auprc", "macro_f1")
 
@@ -144,21 +145,19 @@ def cross_validate(
     features, labels = np.asarray(features, dtype=np.float64), np.asarray(labels)
     folds = patient_folds(labels, patient_ids, n_folds, seed)
     probabilities, decisions = np.empty(labels.shape), np.empty(labels.shape, dtype=np.int8)
-    scales = (0.0,) if prior is None else PRIOR_SCALES
-    scores: dict[tuple[float, float], list[float]] = {(c, scale): [] for scale in scales for c in grid}
+    scores: defaultdict[tuple[float, float], list[float]] = defaultdict(list)
     for fold in range(n_folds):
         test, val = folds == fold, folds == (fold + 1) % n_folds
         train = ~test & ~val
-        x, known = (features[train], features[val], features[test]), (labels[train], labels[val])
-        parts = None if prior is None else [prior[part] for part in (train, val, test)]
-        probes = [logistic_probe(x[0], known[0], x[1], known[1], x[2], grid, parts, (scale,)) for scale in scales]
-        probe = max(probes, key=lambda probe: max(probe.val_macro_auroc.values()))
+        of_fold = None if prior is None else [prior[part] for part in (train, val, test)]
+        probe = logistic_probe(
+            features[train], labels[train], features[val], labels[val], features[test], grid, of_fold
+        )
         probabilities[test] = probe.test_probabilities
         thresholds = tune_thresholds(probe.val_probabilities, labels[val])
         decisions[test] = decide(probe.test_probabilities, thresholds)
-        for tried in probes:
-            for c, score in tried.val_macro_auroc.items():
-                scores[c, tried.prior_scale].append(score)
+        for choice, score in probe.val_macro_auroc.items():
+            scores[choice].append(score)
 
     def intervals(prefix: str, columns: slice) -> dict[str, Interval]:
         # Decisions are their own probabilities: 0 and 1 lie on either side of 0.5.

@@ -24,14 +24,15 @@ class ProbeResult:
     Args:
         val_probabilities, test_probabilities (`np.ndarray` of shape `(rows, classes)`): Of the chosen C.
         c (`float`): The inverse regularisation strength.
-        val_macro_auroc (`dict`): The mean validation AUROC of the defined classes for each C that was tried.
+        val_macro_auroc (`dict`): The mean validation AUROC of the defined classes for each C and prior scale that were
+            tried together.
         prior_scale (`float`): How much of the prior scores the log-odds hold; 0 without a prior.
     """
 
     val_probabilities: np.ndarray
     test_probabilities: np.ndarray
     c: float
-    val_macro_auroc: dict[float, float]
+    val_macro_auroc: dict[tuple[float, float], float]
     prior_scale: float = 0.0
 
 
@@ -110,24 +111,24 @@ def logistic_probe(
     scores = _standardised_prior([np.zeros(shape) for shape in shapes] if prior is None else prior, shapes)
     constant = np.setdiff1d(np.arange(train_y.shape[1]), trained)
     frequencies = (train_y[:, constant].sum(0) + 0.5) / (len(train_y) + 1)
-    results = []
+    fits, macro = {}, {}
     for scale in (0.0,) if prior is None else prior_scales:
-        offsets = [scale * part for part in scores]
-        fits, macro = {}, {}
+        offset = [scale * part for part in scores]
         weights = np.zeros((train_x.shape[1] + 1, len(trained)))
+        of_scale = []
         for c in sorted(grid):
-            weights = fit_logistic(rotated, train_y[:, trained], c, weights, offset=offsets[0][:, trained])
-            fits[c] = np.zeros((train_x.shape[1] + 1, train_y.shape[1]))
-            fits[c][:-1, trained], fits[c][-1, trained] = axes @ weights[:-1], weights[-1]
-            fits[c][-1, constant] = logit(frequencies)
-            macro[c] = float(np.nanmean(auroc(val_y, _probabilities(val_x, fits[c], train_y, offsets[1]))))
-            *_, before, last, now = (np.nan, np.nan, *macro.values())
-            if before > last > now:
+            weights = fit_logistic(rotated, train_y[:, trained], c, weights, offset=offset[0][:, trained])
+            fit = fits[c, scale] = np.zeros((train_x.shape[1] + 1, train_y.shape[1]))
+            fit[:-1, trained], fit[-1, trained] = axes @ weights[:-1], weights[-1]
+            fit[-1, constant] = logit(frequencies)
+            of_scale.append(float(np.nanmean(auroc(val_y, _probabilities(val_x, fit, train_y, offset[1])))))
+            macro[c, scale] = of_scale[-1]
+            if len(of_scale) > 2 and of_scale[-3] > of_scale[-2] > of_scale[-1]:
                 break
-        best = max(macro, key=lambda c: macro[c])
-        val, test = (_probabilities(x, fits[best], train_y, offset) for x, offset in zip((val_x, test_x), offsets[1:]))
-        results.append(ProbeResult(val, test, best, macro, scale))
-    return max(results, key=lambda result: max(result.val_macro_auroc.values()))
+    c, scale = best = max(macro, key=lambda choice: macro[choice])
+    val = _probabilities(val_x, fits[best], train_y, scale * scores[1])
+    test = _probabilities(test_x, fits[best], train_y, scale * scores[2])
+    return ProbeResult(val, test, c, macro, scale)
 
 
 def fit_logistic(

@@ -225,7 +225,7 @@ def _train_epoch(model, optimizer, scheduler, loader, plan, accelerator):
     """Return the mean loss of an epoch."""
     model.train()
     for module in model.modules() if plan.freeze_normalization else ():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, nn.BatchNorm1d):
             module.eval()
     losses = []
     for batch in loader:
