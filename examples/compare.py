@@ -55,7 +55,7 @@ def main():
         a, b = read_predictions(path_a), read_predictions(path_b)
         probabilities_b = align(path_a, path_b, a, b)
         zero_shot = any(run.task.startswith("zero_shot") for run in (a, b))
-        # The scores of zero-shot classification are cosines, to which 0.5 means nothing.
+        # The scores of zero-shot classification are no probabilities: 0.5 means nothing to them.
         metrics = args.metrics or [name for name in DEFAULT_METRICS if not (zero_shot and name.endswith("0.5"))]
         print(f"{a.run} - {b.run}, {a.task}, {len(a.labels)} records")
         for metric in metrics:
