@@ -136,7 +136,9 @@ def build(args, train_table):
         tokenizer = train_wordpiece(reports, args.vocab_size, args.max_report_tokens)
         text_config = None
     ids = tokenizer(reports, truncation=True, max_length=args.max_report_tokens)["input_ids"]
-    keys, frequencies = frequent_ngrams(ids, len(tokenizer), args.max_ngram, args.min_reports)
+    # Phrases are numbered by the size of the model's vocabulary, which may be larger than that of its tokenizer.
+    vocabulary = len(tokenizer) if text_config is None else text_config.vocab_size
+    keys, frequencies = frequent_ngrams(ids, vocabulary, args.max_ngram, args.min_reports)
     config = MeritConfig.from_size(
         args.size,
         ecg_config={
@@ -147,7 +149,7 @@ def build(args, train_table):
             "pooler_stages": len(SIZES[args.size]["ecg_config"][1]),
             "pooler_largest": True,
         },
-        text_config={"vocab_size": len(tokenizer)} if text_config is None else text_config.to_dict(),
+        text_config={"vocab_size": vocabulary} if text_config is None else text_config.to_dict(),
         text_pooling="cls" if args.text_model else "mean",
         mask_ratio=args.mask_ratio,
         max_ngram=args.max_ngram,

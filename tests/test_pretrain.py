@@ -499,7 +499,7 @@ def test_only_weight_matrices_decay(monkeypatch, tmp_path):
 
 def test_named_text_model_is_loaded(monkeypatch, tmp_path, tiny_tokenizer):
     torch.manual_seed(1)
-    text_model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer), **TRANSFORMER))
+    text_model = BertModel(BertConfig(vocab_size=len(tiny_tokenizer) + 3, **TRANSFORMER))  # as of many models
     text_model.save_pretrained(tmp_path)
     tiny_tokenizer.save_pretrained(tmp_path)
     args = parse(
