@@ -26,7 +26,7 @@ from modeling_merit.processing.data import SignalView, normalize_report
 from modeling_merit.processing.inference import generate_reports
 from modeling_merit.processing.metrics.reports import compare_reports, report_intervals, report_statistics
 from modeling_merit.processing.metrics.statements import report_language
-from modeling_merit.processing.training.report_pairs import load_reports, read_inputs
+from modeling_merit.processing.training.report_pairs import id_column, load_reports, read_inputs
 
 NOTICE = "Written by research models; not for clinical use. Not a medical device."
 EXAMPLES = 10
@@ -59,35 +59,37 @@ def parse_args():
     add("--num_beams", type=int, default=1)
     add("--max_new_tokens", type=int, default=128)
     add("--bertscore_model", help="Encoder for BERTScore, Hub id or folder.")
-    add("--example_ids", nargs="*", type=int, help="Records to quote; default: ten at even distances in the split.")
+    add("--example_ids", nargs="*", help="Records to quote; default: ten at even distances in the split.")
     args = parser.parse_args()
     if bad := [run for run in args.runs if "=" not in run]:
         parser.error(f"Expected --runs NAME=FOLDER ..., got {bad[0]!r}.")
     return args
 
 
-def generate(folder, values, languages, args):
-    """Return a report for every ECG of `values` (records, 12, samples), in the language asked for."""
+def generate(folder, ecgs, languages, args):
+    """Return a report for every ECG of `ecgs`, as `read_inputs` gives them, in the language asked for."""
     model = MeritForConditionalGeneration.from_pretrained(folder).to(args.device)
-    processor, texts = AutoProcessor.from_pretrained(folder), [""] * len(values)
+    processor, texts = AutoProcessor.from_pretrained(folder), [""] * len(languages)
     decoding = {"do_sample": False, "num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
-    order = sorted(range(len(values)), key=lambda row: languages[row])  # prompts of one length, no padding
+    order = sorted(range(len(languages)), key=lambda row: languages[row])  # prompts of one length, no padding
     for start in tqdm(range(0, len(order), args.batch_size), desc=str(folder), unit="batch"):
         rows = order[start : start + args.batch_size]
         own = [languages[row] for row in rows]
-        written = generate_reports(model, processor, {"input_values": values[rows]}, language=own, **decoding)
+        part = {name: values[rows] for name, values in ecgs.items()}
+        written = generate_reports(model, processor, part, language=own, **decoding)
         for row, text in zip(rows, written):
             texts[row] = text
     return texts
 
 
 @torch.inference_mode()
-def nearest_reports(folder, values, languages, pool, device, batch_size):
+def nearest_reports(folder, inputs, languages, pool, device, batch_size):
     """Return the training report (of the language) whose text embedding is nearest to the ECG's."""
     model = MeritModel.from_pretrained(folder).to(device).eval()
     tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
-    ecgs = torch.cat([model.get_ecg_features(part.to(device)).pooler_output for part in values.split(batch_size)])
-    texts = [""] * len(values)
+    parts = zip(*(part.to(device).split(batch_size) for part in inputs.values()))
+    ecgs = torch.cat([model.get_ecg_features(*part).pooler_output for part in parts])
+    texts = [""] * len(languages)
     for language in set(languages):
         reports = sorted(pool[language])
         embeds = []
@@ -110,6 +112,10 @@ def main():
     table, train = load_reports(args, args.split), load_reports(args, "train")
     if args.max_records:
         table = table.select(range(min(args.max_records, len(table))))
+    ids = table[id_column(table)][:]
+    places = {str(record_id): row for row, record_id in enumerate(ids)}
+    if unknown := [name for name in args.example_ids or () if name not in places]:
+        raise SystemExit(f"Expected --example_ids of the {args.split} split, got {', '.join(unknown)}.")
     references = [normalize_report(report) for report in table["report"]]
     languages, patients = [report_language(report) for report in references], np.array(table["patient_id"])
 
@@ -121,12 +127,14 @@ def main():
     for report in map(normalize_report, train["report"]):
         pool.setdefault(report_language(report), Counter())[report] += 1
     values = signals(folder)
-    other = np.empty(len(values), dtype=int)
-    circle = np.random.default_rng(args.seed).permutation(len(values))
+    other = np.empty(len(languages), dtype=int)
+    circle = np.random.default_rng(args.seed).permutation(len(languages))
     other[circle] = np.roll(circle, 1)  # a random cycle: no record keeps its own ECG
     texts = {name: generate(where, signals(where), languages, args) for name, where in runs.items()}
-    texts["shuffled_ecg"] = generate(folder, values[other], languages, args)
-    texts["zero_ecg"] = generate(folder, torch.zeros_like(values), languages, args)
+    shuffled = {name: part[other] for name, part in values.items()}
+    texts["shuffled_ecg"] = generate(folder, shuffled, languages, args)
+    flat = values | {"input_values": torch.zeros_like(values["input_values"])}
+    texts["zero_ecg"] = generate(folder, flat, languages, args)
     texts["most_frequent_report"] = [pool[own].most_common(1)[0][0] if pool[own] else "" for own in languages]
     if args.retrieval_model:
         texts["nearest_report"] = nearest_reports(
@@ -152,11 +160,11 @@ def main():
                 }
                 comparisons.append({"run_a": next(iter(runs)), "run_b": run, "metric": metric, **difference, **about})
         print(f"{run:22s}", *(f"{name} {intervals[name].value:.3f}" for name in ("rougeL", "bleu_4", "statement_f1")))
-    ids = table["ecg_id"][:]
-    chosen = args.example_ids or ids[:: max(1, len(ids) // EXAMPLES)][:EXAMPLES]
+    every = max(1, len(ids) // EXAMPLES)
+    chosen = [places[name] for name in args.example_ids or ()] or range(0, len(ids), every)[:EXAMPLES]
     examples = [
-        {"ecg_id": ecg_id, "recorded": references[row], **{run: written[row] for run, written in texts.items()}}
-        for ecg_id, row in ((ecg_id, ids.index(ecg_id)) for ecg_id in chosen)
+        {"ecg_id": ids[row], "recorded": references[row], **{run: written[row] for run, written in texts.items()}}
+        for row in chosen
     ]
     write_json(args.output, rows)
     write_json(args.output.with_stem(f"{args.output.stem}_paired"), comparisons)

@@ -68,7 +68,7 @@ def start_from_probe(model, views, tasks, extractor, args, device):
     encoder = model.ecg_model.to(device).eval()
     features = {
         split: embed_signals(
-            lambda ecgs: encoder(ecgs).pooler_output, views[split], extractor.prepare, args.batch_size, device, split
+            lambda *ecgs: encoder(*ecgs).pooler_output, views[split], extractor.prepare, args.batch_size, device, split
         )
         for split in ("train", "validation")
     }

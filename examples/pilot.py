@@ -51,7 +51,7 @@ def evaluate(folder, args, views, tables):
     def embed(encode, split):
         return embed_signals(encode, views[split], prepare, args.batch_size, args.device, split)
 
-    features = {split: embed(lambda ecgs: model.ecg_model(ecgs).pooler_output, split) for split in views}
+    features = {split: embed(lambda *ecgs: model.ecg_model(*ecgs).pooler_output, split) for split in views}
     with_text = model.config.contrastive_weight and model.config.word_weight
     scores = embed(model.get_score_features, "validation") if with_text else None
     found = {}

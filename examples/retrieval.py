@@ -67,7 +67,7 @@ def main():
     texts, owners = np.unique(reports[kept], return_inverse=True)
     patients = np.array(table["patient_id"])[kept]
     ecg_embeds = embed_signals(
-        lambda ecgs: model.get_ecg_features(ecgs).pooler_output,
+        lambda *ecgs: model.get_ecg_features(*ecgs).pooler_output,
         views[args.split],
         extractor.prepare,
         args.batch_size,

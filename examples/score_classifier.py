@@ -37,8 +37,8 @@ def main():
             f"{', '.join(labels[:5])}, … (--task names another)."
         )
 
-    def classify(ecgs: torch.Tensor) -> torch.Tensor:
-        return model(ecgs).logits.float().sigmoid()
+    def classify(*ecgs: torch.Tensor) -> torch.Tensor:
+        return model(*ecgs).logits.float().sigmoid()
 
     extractor = load_extractor(args.model)
     probabilities = {

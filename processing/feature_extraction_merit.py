@@ -301,12 +301,13 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         """
         return signal if self.high_pass is None else remove_drift(signal, self.sampling_rate, self.high_pass)
 
-    def prepare(self, signal: np.ndarray) -> np.ndarray:
+    def prepare(self, signal: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """
-        Condition and normalise complete ECGs at `self.sampling_rate`: what `__call__` does with them.
+        Condition and normalise ECGs at `self.sampling_rate`: what `__call__` does with them.
 
         Args:
             signal (`np.ndarray` of shape `(..., leads, samples)`): Millivolts, finite, with the rows of `self.leads`.
+            mask (`np.ndarray` of the same shape, *optional*): `True` where a sample was recorded; gaps are bridged.
 
         Example:
 
@@ -316,7 +317,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         >>> bool(np.allclose(inputs["input_values"][0, :, :1000], feature_extractor.prepare(ecg), atol=1e-5))
         True
         """
-        return self.normalize(self.condition(signal))
+        return self.normalize(self.condition(signal), mask)
 
     def normalize(self, signal: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """

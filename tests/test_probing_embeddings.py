@@ -2,9 +2,14 @@
 
 import datasets
 import numpy as np
+import pytest
+import torch
 from tiny_models import ENCODER, build
 
 from modeling_merit import MeritEcgConfig, MeritEcgModel, MeritFeatureExtractor
+from modeling_merit.processing import EcgRecord
+from modeling_merit.processing.data.microvolts import NO_SAMPLE
+from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.probing.embeddings import embed_tables
 
 
@@ -21,3 +26,23 @@ def test_cached_features_are_those_of_the_extractor(tmp_path):
     )
     assert np.array_equal(first, again) and len(list(tmp_path.iterdir())) == 2
     assert np.abs(first - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("normalization", ["none", "record_zscore"])
+def test_samples_that_are_missing_are_masked(normalization):
+    """A short record and absent leads give what the feature extractor makes of the same record, not -32.768 mV."""
+    columns = {"signal": datasets.Array2D((12, 1000), "int16"), "report": datasets.Value("string")}
+    signals = np.random.default_rng(0).integers(-900, 900, (2, 12, 1000), dtype=np.int16)
+    signals[0, :, 700:] = signals[0, 3:5] = NO_SAMPLE
+    rows = {"signal": list(signals), "report": ["a", "b"]}
+    tables = {"test": datasets.Dataset.from_dict(rows, datasets.Features(columns))}
+    encoder = build(MeritEcgModel, MeritEcgConfig(**ENCODER)).eval()
+    extractor = MeritFeatureExtractor(normalization=normalization, high_pass=None, derive_leads=False)
+    found = embed_tables(encoder, extractor, tables)[0]["test"]
+    leads = [lead for row, lead in enumerate(STANDARD_LEADS) if row not in (3, 4)]
+    kept = [row for row in range(12) if row not in (3, 4)]
+    for record, expected in (((signals[0, kept, :700], leads), found[0]), ((signals[1], STANDARD_LEADS), found[1])):
+        inputs = extractor(EcgRecord(record[0] / 1000, 100, record[1]), return_tensors="pt")
+        with torch.inference_mode():
+            own = encoder(inputs["input_values"], inputs["ecg_mask"]).pooler_output[0].numpy()
+        np.testing.assert_allclose(own, expected, atol=1e-4)

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -15,8 +16,10 @@ from script_server import run_script
 from tiny_models import ENCODER, TRANSFORMER
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from modeling_merit import MeritConfig, MeritFeatureExtractor, MeritModel, MeritProcessor
+from modeling_merit import MeritConfig, MeritEcgModel, MeritFeatureExtractor, MeritModel, MeritProcessor
+from modeling_merit.processing.data.microvolts import NO_SAMPLE
 from modeling_merit.processing.record import DISCLAIMER
+from modeling_merit.processing.training.report_pairs import Answers, make_examples
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 DATA = ["--dataset", "synthetic", "--num_records", "80"]
@@ -60,6 +63,32 @@ def report_model(merit, cache, tmp_path_factory) -> Path:
 def losses(folder: Path) -> dict[int, float]:
     lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
     return {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+
+
+@pytest.mark.slow
+def test_a_table_of_ones_own_is_read_with_its_missing_samples(report_model):
+    """No column of PTB-XL alone is needed for reports, and what was not recorded is masked as it is at inference."""
+    signals = np.random.default_rng(0).integers(-900, 900, (2, 12, 1000), dtype=np.int16)
+    signals[0, :, 700:] = signals[0, 6:] = NO_SAMPLE
+    columns = {"signal": datasets.Array2D((12, 1000), "int16"), "report": datasets.Value("string")}
+    rows = {"signal": list(signals), "report": ["sinus rhythm", "normal ecg"]}
+    table = datasets.Dataset.from_dict(rows, datasets.Features(columns)).add_column("record_id", ["a", "b"])
+    args = SimpleNamespace(tasks=["report"], dataset="mine.csv", sampling_rate=100, max_answer_tokens=20)
+    processor, encoder = (
+        AutoProcessor.from_pretrained(report_model),
+        MeritEcgModel.from_pretrained(report_model).eval(),
+    )
+    batch = Answers(args, table, processor).__getitems__([0, 1])
+    assert (
+        not batch["ecg_mask"][0, 6:].any() and not batch["ecg_mask"][0, :, 700:].any() and batch["ecg_mask"][1].all()
+    )
+    with torch.no_grad():
+        encoded = encoder(batch["input_values"], batch["ecg_mask"])
+    kept = Answers(args, table, processor, encoder).__getitems__([0, 1])
+    assert torch.allclose(kept["ecg_hidden_states"].float(), encoded.last_hidden_state, atol=1e-2)
+    assert torch.equal(kept["ecg_token_mask"], encoded.token_mask) and not encoded.token_mask[0].all()
+    with pytest.raises(SystemExit, match="Expected a column 'scp_codes' in mine.csv for --tasks statements"):
+        make_examples(SimpleNamespace(**vars(args) | {"tasks": ["statements"]}), table)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from modeling_merit import MeritEcgModel, MeritFeatureExtractor
 
 from ..benchmark.results import data_fingerprint
 from ..data import SignalView
-from ..units import MICROVOLTS_PER_MILLIVOLT
+from ..data.microvolts import split_missing
 
 SAMPLING_RATE = 100
 """Hz of the tables that evaluation reads."""
@@ -42,9 +42,9 @@ def weights_fingerprint(model: nn.Module) -> str:
 
 @torch.no_grad()
 def embed_signals(
-    encode: Callable[[torch.Tensor], torch.Tensor],
+    encode: Callable[..., torch.Tensor],
     view: SignalView,
-    prepare: Callable[[np.ndarray], np.ndarray],
+    prepare: Callable[..., np.ndarray],
     batch_size: int = 128,
     device: str | torch.device = "cpu",
     description: str = "embedding",
@@ -52,9 +52,11 @@ def embed_signals(
     """Return the features of every record of a table, none left out.
 
     Args:
-        encode (callable): (batch, leads, samples) float32 to (batch, features), of a model in evaluation mode.
+        encode (callable): (batch, leads, samples) float32 to (batch, features), of a model in evaluation mode. Where
+            samples are missing it is given a mask, too, `True` at those that were recorded.
         view (`SignalView`): Records in µV.
-        prepare (callable): (batch, leads, samples) in mV to what `encode` expects, of the feature extractor.
+        prepare (callable): (batch, leads, samples) in mV to what `encode` expects, of the feature extractor; with a
+            mask as `encode`.
         batch_size (`int`): Records per pass.
         device: Where `encode` wants its input.
         description (`str`): Name of the progress bar.
@@ -64,12 +66,10 @@ def embed_signals(
     """
     features = []
     for start in tqdm(range(0, len(view), batch_size), desc=description, unit="batch"):
-        signals = (
-            view.signals(range(start, min(start + batch_size, len(view)))).astype(np.float32)
-            / MICROVOLTS_PER_MILLIVOLT
-        )
-        batch = torch.from_numpy(prepare(signals)).to(device)
-        features.append(encode(batch).float().cpu().numpy())
+        signals, missing = split_missing(view.signals(range(start, min(start + batch_size, len(view)))))
+        masks = () if missing is None else (~missing,)
+        inputs = (torch.from_numpy(part).to(device) for part in (prepare(signals, *masks), *masks))
+        features.append(encode(*inputs).float().cpu().numpy())
     return np.concatenate(features)
 
 
@@ -141,8 +141,8 @@ def embed_tables(
     if cache and cache.is_file():
         return load_file(cache), weights, signals
 
-    def encode(batch: torch.Tensor) -> torch.Tensor:
-        return encoder(batch).pooler_output
+    def encode(*inputs: torch.Tensor) -> torch.Tensor:
+        return encoder(*inputs).pooler_output
 
     features = {
         split: embed_signals(encode, view, extractor.prepare, batch_size, encoder.device, split)

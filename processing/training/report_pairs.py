@@ -29,14 +29,26 @@ def load_reports(args, split):
 
 
 def read_inputs(view, rows, sampling_rate, extractor):
-    """Return signals of a table as `input_values`: (rows, 12, samples) float32."""
+    """Return signals of a table as `input_values`, (rows, 12, samples) float32, and where not all was recorded
+    `ecg_mask` of that shape."""
     signals = read_signals(view, rows, sampling_rate, extractor)
-    return torch.from_numpy(extractor.normalize(signals, mask_recorded(signals)))
+    mask = mask_recorded(signals)
+    inputs = {"input_values": torch.from_numpy(extractor.normalize(signals, mask))}
+    return inputs if mask is None else inputs | {"ecg_mask": torch.from_numpy(mask)}
+
+
+def id_column(table):
+    """Return the column of a table with the ids of its records; only that of PTB-XL has a name of its own."""
+    return "ecg_id" if "ecg_id" in table.column_names else "record_id"
 
 
 def make_examples(args, table):
     """Return (rows of the ECGs, prompt, answer) of every example of every task."""
-    examples, columns = [], table.select_columns(["ecg_id", "report", "scp_codes"]).to_dict()
+    needed = {"report": "report", "statements": "scp_codes", "question": id_column(table)}
+    wanted = [needed[task] for task in args.tasks]
+    if missing := [name for name in wanted if name not in table.column_names]:
+        raise SystemExit(f"Expected a column {missing[0]!r} in {args.dataset} for --tasks {' '.join(args.tasks)}.")
+    examples, columns = [], table.select_columns(wanted).to_dict()
     if "report" in args.tasks:
         for row, report in enumerate(columns["report"]):
             prompt = PROMPTS["report"].format(ecg=ECG_TOKEN, language=report_language(report))
@@ -48,7 +60,7 @@ def make_examples(args, table):
             if names:
                 examples.append(((row,), prompt, "; ".join(names)))
     if "question" in args.tasks:
-        rows = {ecg_id: row for row, ecg_id in enumerate(columns["ecg_id"])}
+        rows = {ecg_id: row for row, ecg_id in enumerate(columns[id_column(table)])}
         for number, line in enumerate(args.questions.read_text(encoding="utf-8").splitlines(), start=1):
             try:
                 item = json.loads(line)
@@ -82,13 +94,17 @@ class Answers(Dataset):
 
     @torch.no_grad()
     def _encode(self, ecg_model, size=128):
+        """Return hidden states (ecgs, positions, width) and which positions were recorded, (ecgs, positions)."""
         ecg_model.eval()
-        extractor, hidden = self.processor.feature_extractor, []
+        extractor, hidden, masks = self.processor.feature_extractor, [], []
         for start in tqdm(range(0, len(self.view), size), desc="Encoding ECGs", unit="batch"):
             rows = range(start, min(start + size, len(self.view)))
-            values = read_inputs(self.view, rows, self.rate, extractor).to(ecg_model.device)
-            hidden.append(ecg_model(values).last_hidden_state.half().cpu())
-        return torch.cat(hidden)
+            inputs = read_inputs(self.view, rows, self.rate, extractor)
+            encoded = ecg_model(**{name: part.to(ecg_model.device) for name, part in inputs.items()})
+            hidden.append(encoded.last_hidden_state.half().cpu())
+            recorded = torch.ones(hidden[-1].shape[:2], dtype=torch.bool)
+            masks.append(recorded if encoded.token_mask is None else encoded.token_mask.cpu())
+        return torch.cat(hidden), torch.cat(masks)
 
     def __len__(self):
         return len(self.examples)
@@ -104,9 +120,9 @@ class Answers(Dataset):
             mask[row, :end] = 1
         rows = [row for example_rows, _, _ in chosen for row in example_rows]
         if self.hidden_states is not None:
-            ecgs = {"ecg_hidden_states": self.hidden_states[rows]}
+            ecgs = {"ecg_hidden_states": self.hidden_states[0][rows], "ecg_token_mask": self.hidden_states[1][rows]}
         else:
-            ecgs = {"input_values": read_inputs(self.view, rows, self.rate, self.processor.feature_extractor)}
+            ecgs = read_inputs(self.view, rows, self.rate, self.processor.feature_extractor)
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, **ecgs}
 
 
@@ -140,4 +156,4 @@ class LengthBatches:
             yield batches[batch]
 
 
-__all__ = ["Answers", "LengthBatches", "load_reports", "make_examples", "read_inputs"]
+__all__ = ["Answers", "LengthBatches", "id_column", "load_reports", "make_examples", "read_inputs"]
