@@ -52,6 +52,7 @@ def main():
     print(f"{'prompt':<36} score")
     for score, prompt in sorted(zip(scores.tolist(), prompts), reverse=True)[:8]:
         print(f"{prompt:<36} {score:+.3f} {'#' * round(40 * max(score, 0))}")
+    args.plot.parent.mkdir(parents=True, exist_ok=True)
     plot_ecg(record, args.plot)
     print(f"{SCORE_MEANING}\n12-lead plot: {args.plot}\n{DISCLAIMER}")
 

@@ -244,6 +244,8 @@ def score_embeddings(ecg_features: Any, prompts: PromptEmbeddings) -> PromptScor
     >>> scores.relative_similarity.round(3).tolist(), scores.score.round(3).tolist()
     ([[-0.1, 0.1]], [[-1.3, 2.3]])
     """
+    if hasattr(ecg_features, "detach"):
+        ecg_features = ecg_features.detach().float().cpu()
     features, size = np.asarray(ecg_features), prompts.embeddings.shape[1]
     width = size + (0 if prompts.words is None else prompts.words.shape[1])
     if features.shape[-1] != width:
@@ -282,10 +284,16 @@ def generate_reports(
         `list[str]`: The generated texts, without the prompt and surrounding blanks.
 
     Raises:
-        ValueError: If the processor refuses an ECG, the number of languages is not that of the ECGs, or the prompt
-            does not hold the ECG exactly once.
+        ValueError: If the processor refuses an ECG, the number of languages is not that of the ECGs, the prompt does
+            not hold the ECG exactly once, or other than one text per ECG is asked for.
     """
     import torch
+
+    defaults = generate_kwargs.get("generation_config") or model.generation_config
+    for name, only in (("num_return_sequences", 1), ("return_dict_in_generate", False)):
+        value = generate_kwargs.get(name, getattr(defaults, name, None))
+        if value is not None and value != only:
+            raise ValueError(f"Expected one text for each ECG, got {name}={value}. Call `model.generate` for others.")
 
     features = prepared(processor, ecgs)
     count = len(features["input_values"])

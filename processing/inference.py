@@ -61,7 +61,7 @@ def load_checkpoint(
 
     Raises:
         OSError: If there is no such checkpoint, or not all of its weights.
-        ValueError: If the checkpoint holds no model of that class.
+        ValueError: If the checkpoint holds no model of that class, or there is no such device.
     """
     folder = find_checkpoint(checkpoint, auto_class)
     import transformers
@@ -75,7 +75,7 @@ def load_checkpoint(
     processor.feature_extractor.nan_policy = "mask"
     processor.feature_extractor.extra_leads = "drop"
     processor.feature_extractor.truncation = truncation
-    return model.eval().to(device or "cpu"), processor
+    return _to_device(model.eval(), device), processor
 
 
 def load_scorer(checkpoint: str, truncation: bool = False, device: str | None = None) -> tuple[Any, Any]:
@@ -90,7 +90,7 @@ def load_scorer(checkpoint: str, truncation: bool = False, device: str | None = 
 
     Raises:
         OSError: If there is no such checkpoint, or not all of its weights.
-        ValueError: If the checkpoint holds neither.
+        ValueError: If the checkpoint holds neither, or there is no such device.
     """
     folder = find_checkpoint(checkpoint, "any")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -107,7 +107,15 @@ def load_scorer(checkpoint: str, truncation: bool = False, device: str | None = 
     except SafetensorError as error:
         raise OSError(f"The weights in {checkpoint!r} are damaged: {error}. Copy or download them again.") from None
     extractor.nan_policy, extractor.extra_leads, extractor.truncation = "mask", "drop", truncation
-    return model.eval().to(device or "cpu"), extractor
+    return _to_device(model.eval(), device), extractor
+
+
+def _to_device(model: Any, device: str | None) -> Any:
+    try:
+        return model.to(device or "cpu")
+    except (AssertionError, NotImplementedError, RuntimeError) as error:  # whichever a build of torch raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"Expected a device that torch finds here, got {device!r}: {reason}") from None
 
 
 def find_checkpoint(checkpoint: str, auto_class: str = "AutoModel") -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
 from modeling_merit.processing import EcgRecord
 from modeling_merit.processing.benchmark.prompts import SCORE_MEANING, average_prompts, flatten_prompts, load_prompts
@@ -251,6 +251,29 @@ def test_prompts(writer, ecgs):
         generate_reports(*writer, ecgs[:2], language=["English"] * 3)
 
 
+@pytest.mark.parametrize("options", [{"num_return_sequences": 2, "num_beams": 2}, {"return_dict_in_generate": True}])
+def test_other_than_one_text_per_ecg_is_refused(writer, ecgs, options):
+    """A pipeline would hand the second text of one ECG out as that of the next."""
+    with pytest.raises(ValueError, match=f"one text for each ECG, got {next(iter(options))}"):
+        generate_reports(*writer, ecgs[:2], **options)
+    with pytest.raises(ValueError, match="one text for each ECG"):
+        generate_reports(*writer, ecgs[:2], generation_config=GenerationConfig(**options))
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="Expected a device that torch finds here, got 'abacus'"):
+        load_checkpoint(CHECKPOINT, device="abacus")
+
+
+def test_scores_of_features_with_a_gradient(loaded, ecgs):
+    model, processor = loaded
+    inputs = processor(ecg=ecgs, return_tensors="pt")
+    features = model.get_score_features(inputs["input_values"], inputs["ecg_mask"])
+    assert features.requires_grad
+    expected = score_prompts(model, processor, ecgs, PROMPTS).score
+    np.testing.assert_allclose(score_embeddings(features, embed_prompts(*loaded, PROMPTS)).score, expected, atol=1e-5)
+
+
 def test_masked_samples_and_dropped_leads(loaded, ecgs):
     signal = np.concatenate([ecgs[0].signal, ecgs[0].signal[:1]])
     signal[0, :50] = np.nan
@@ -268,7 +291,7 @@ class TestExamples:
         return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
     def test_quickstart(self, tmp_path):
-        plot = tmp_path / "ecg.png"
+        plot = tmp_path / "new" / "ecg.png"
         done = self.run("quickstart.py", "--model", CHECKPOINT, "--plot", plot)
         assert done.returncode == 0, done.stderr
         lines = done.stdout.strip().splitlines()
