@@ -1,6 +1,7 @@
 """Search: an index of ECGs, exact and approximate, with conditions and additions; its two commands."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -172,7 +173,7 @@ class TestCommands:
             "report": [f"text {i}" for i in range(12)],
             "rate": range(12),
         }
-        pd.DataFrame(rows | {"secret": "x"}).to_csv(tmp_path / "t.csv", index=False)
+        pd.DataFrame(rows | {"secret": [f"x{i}" for i in range(12)]}).to_csv(tmp_path / "t.csv", index=False)
         extra = ["--metadata", str(tmp_path / "t.csv"), "--key", "name", "--columns", "report", "rate"]
         assert main(["index", parts, "--out", out, *extra]) == 0
         assert main(["index", one, "--out", out, *extra]) == 0
@@ -184,6 +185,36 @@ class TestCommands:
         assert (row["record_id"], row["report"], row["age"]) == ("r07.hea", "text 7", 57)
         assert main(["index", parts, "--out", str(tmp_path / "other"), *extra[:3], "secret"]) == 2
         assert "none for 'r00.hea'" in capsys.readouterr().err
+
+    def test_keys_of_metadata(self, checkpoint, ecgs, tmp_path, capsys):
+        """Keys with leading zeros and blank ones, two rows of a key, two ECGs of a row, columns of the index."""
+        folder = tmp_path / "ecgs"
+        for place in ("a", "b"):
+            (folder / place).mkdir(parents=True)
+            for end in (".hea", ".dat"):
+                shutil.copy(ecgs / f"r00{end}", folder / place)
+        (folder / "b" / "r00.hea").rename(folder / "b" / "00001.hea")
+        table = tmp_path / "t.csv"
+
+        def index(text, *options):
+            table.write_text(text)
+            command = ["index", str(folder), "--out", str(tmp_path / "i"), "--model", checkpoint]
+            code = main([*command, "--metadata", str(table), "--key", "key", *options])
+            return code, capsys.readouterr()
+
+        twice = index("key,age\nr00,50\n00001,60\n00001,70\n")
+        assert twice[0] == 2 and "Expected every key once in t.csv, got '00001' more than once" in twice[1].err
+        reserved = index("key,file\nr00,x\n00001,y\n", "--columns", "file")
+        assert reserved[0] == 2 and "other than record_id, file, embedding, got file" in reserved[1].err
+        code, streams = index("key,age,file\n 00001 ,60,x\nr00,50,y\n,70,z\n")
+        assert code == 0 and "2 ECGs added" in streams.out, streams.err
+        query = embed_text(*load_checkpoint(checkpoint), "atrial")
+        rows = EcgIndex(tmp_path / "i").search(query, k=2, columns=["record_id", "age", "file"])
+        assert dict(zip(rows["record_id"], rows["age"])) == {"a/r00.hea": 50, "b/00001.hea": 60}
+        assert not set(rows["file"]) & {"x", "y", "z"}
+        (folder / "b" / "00001.hea").rename(folder / "b" / "r00.hea")
+        both = index("key,age\nr00,50\n")
+        assert both[0] == 2 and "got one, 'r00', for both 'a/r00.hea' and 'b/r00.hea'" in both[1].err
 
     def test_failures_are_listed(self, checkpoint, ecgs, tmp_path, capsys):
         files = [str(ecgs / "r00.hea"), str(tmp_path / "absent.edf")]

@@ -18,11 +18,31 @@ from .embed import add_source_options
 ROWS_AT_ONCE = 1024
 
 
+RESERVED = ("record_id", "file", "embedding")
+"""Columns that the index fills itself."""
+
+
 class _Metadata(NamedTuple):
-    """A table of metadata: its rows by record id, and the Arrow types of its columns."""
+    """A table of metadata: its rows by key, the Arrow types of its columns, and which ECG has taken which row."""
 
     rows: dict[str, dict[str, Any]]
     types: dict[str, Any]
+    taken: dict[str, str]
+
+    def of(self, record_id: str) -> dict[str, Any]:
+        """Return the row of an ECG, whose key is its id, or that without ending, or without folders either."""
+        if not self.types:
+            return {}
+        names = (record_id, str(Path(record_id).with_suffix("")), Path(record_id).stem)
+        key = next((name for name in names if name in self.rows), None)
+        if key is None:
+            raise ValueError(f"Expected a row for every ECG in the table of metadata, got none for {record_id!r}.")
+        if (other := self.taken.setdefault(key, record_id)) != record_id:
+            raise ValueError(
+                f"Expected a row for each ECG in the table of metadata, got one, {key!r}, for both {other!r} and "
+                f"{record_id!r}. Put their folders into the keys."
+            )
+        return self.rows[key]
 
 
 def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
@@ -94,6 +114,8 @@ def _index_ecgs(args: argparse.Namespace, metadata: _Metadata, failures: list[st
     weights = checkpoint_fingerprint(find_checkpoint(args.model))
     index = EcgIndex.create(args.out, {"model": args.model, "weights": weights})
     sources = list_sources(args.sources, args.pattern, args.id_column)
+    for source in sources:
+        metadata.of(source.record_id)  # which refuses before anything is embedded
     there = index.ids()
     left = [source for source in sources if source.record_id not in there]
     added, waiting = 0, []
@@ -147,18 +169,29 @@ def _metadata(args: argparse.Namespace) -> _Metadata:
     import pyarrow as pa
 
     if args.metadata is None:
-        return _Metadata({}, {})
+        return _Metadata({}, {}, {})
     if args.key is None:
         raise ValueError(f"Expected `--key`, the column of {args.metadata.name} with the record ids.")
-    reader = pd.read_parquet if args.metadata.suffix == ".parquet" else pd.read_csv
-    table = reader(args.metadata)
+    if args.metadata.suffix == ".parquet":
+        table = pd.read_parquet(args.metadata)
+    else:
+        table = pd.read_csv(args.metadata, converters={args.key: str.strip})  # 00001 stays what it is
     wanted = [args.key, *(args.columns or ())]
     if missing := [str(name) for name in wanted if name not in table]:
         raise ValueError(f"Expected columns of {args.metadata.name}, got {', '.join(missing)}. See --key, --columns.")
-    columns = args.columns or [name for name in table if name != args.key]
+    if reserved := [name for name in args.columns or () if name in RESERVED]:
+        raise ValueError(f"Expected --columns other than {', '.join(RESERVED)}, got {', '.join(reserved)}.")
+    columns = args.columns or [name for name in table if name not in (args.key, *RESERVED)]
+    keys = table[args.key]
+    if pd.api.types.is_float_dtype(keys):  # whole numbers, and blanks
+        keys = keys.astype("Int64")
+    table, keys = table[keys.notna() & (keys != "")], keys[keys.notna() & (keys != "")].astype(str)
+    if keys.duplicated().any():
+        twice = keys[keys.duplicated()].iloc[0]
+        raise ValueError(f"Expected every key once in {args.metadata.name}, got {twice!r} more than once.")
     schema = pa.Schema.from_pandas(table[columns], preserve_index=False)
     types = {field.name: pa.string() if pa.types.is_null(field.type) else field.type for field in schema}
-    return _Metadata({str(key): row for key, row in zip(table[args.key], table[columns].to_dict("records"))}, types)
+    return _Metadata(dict(zip(keys, table[columns].to_dict("records"))), types, {})
 
 
 def _table_of(rows: Sequence[Mapping[str, Any]], metadata: _Metadata) -> Any:
@@ -168,14 +201,7 @@ def _table_of(rows: Sequence[Mapping[str, Any]], metadata: _Metadata) -> Any:
     number, text = pa.float64(), pa.string()
     types = {"record_id": text, "file": text, "embedding": pa.list_(pa.float32()), "age": number, "sex": text}
     types |= {"sampling_rate": number, "duration_s": number} | metadata.types
-    records = []
-    for row in rows:
-        name = row["record_id"]
-        names = (name, str(Path(name).with_suffix("")), Path(name).stem)
-        found = next((metadata.rows[each] for each in names if each in metadata.rows), None)
-        if metadata.types and found is None:
-            raise ValueError(f"Expected a row for every ECG in the table of metadata, got none for {name!r}.")
-        records.append(dict(row) | (found or {}))
+    records = [dict(row) | metadata.of(row["record_id"]) for row in rows]
     columns = [
         pa.array([record.get(name) for record in records], kind, from_pandas=True) for name, kind in types.items()
     ]
