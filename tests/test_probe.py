@@ -17,7 +17,7 @@ from tiny_models import build, merit_config
 from transformers import AutoFeatureExtractor, AutoModel, AutoProcessor
 
 from modeling_merit import MeritFeatureExtractor, MeritForEcgClassification, MeritModel, MeritProcessor
-from modeling_merit.processing import read_ecg
+from modeling_merit.processing import inference, read_ecg
 from modeling_merit.processing.benchmark.prompts import load_prompts
 from modeling_merit.processing.cli import main
 from modeling_merit.processing.data.simulation import CONDITIONS, simulate_ecg
@@ -152,6 +152,22 @@ def test_a_class_of_too_few_patients_is_named(work, tmp_path, capsys):
     table.to_csv(work / "rare.csv", index=False)
     assert probe(work, tmp_path / "out", "--label-columns", "AF", "rare", *PATIENT, table="rare.csv") == 2
     assert "3 patients with class 'rare' and 3 without it, got 2 and 29" in capsys.readouterr().err
+
+
+def test_more_folds_than_patients_of_any_class_are_refused_before_anything_is_embedded(
+    work, tmp_path, capsys, monkeypatch
+):
+    table = pd.read_csv(work / "table.csv")
+    chosen = table["patient"].drop_duplicates().iloc[:4]
+    table["AF"] = table["patient"].isin(chosen).astype(int)
+    table.to_csv(work / "four.csv", index=False)
+    monkeypatch.setattr(inference, "load_checkpoint", lambda *args, **kwargs: pytest.fail("loaded"))
+    assert probe(work, tmp_path / "out", "--label-columns", "AF", *PATIENT, table="four.csv") == 2
+    assert "got at most 4. Pass `--folds 4`" in capsys.readouterr().err
+    labels = np.isin(np.arange(60), [0, 1, 2, 3]).astype(int)[:, None]
+    with pytest.raises(ValueError, match="at most 4. Use 4 folds"):
+        patient_folds(labels, np.arange(60))
+    assert len(set(patient_folds(labels, np.arange(60), n_folds=4)[:4])) == 4
 
 
 def test_nothing_is_overwritten_unasked(work, tmp_path, capsys):

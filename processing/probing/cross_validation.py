@@ -78,8 +78,8 @@ def patient_folds(labels: np.ndarray, patient_ids: Sequence, n_folds: int = 5, s
         seed (`int`): Of the order of patients.
 
     Raises:
-        ValueError: If there are fewer folds than 3 or patients than folds, or a class has fewer than 3 patients with
-            it or 3 without it.
+        ValueError: If there are fewer folds than 3 or patients than folds, a class has fewer than 3 patients with it
+            or 3 without it, or none has as many as there are folds.
 
     Example:
 
@@ -90,13 +90,20 @@ def patient_folds(labels: np.ndarray, patient_ids: Sequence, n_folds: int = 5, s
     labels, patients = np.asarray(labels), np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)[1]
     if not 3 <= n_folds <= patients.max(initial=-1) + 1:
         raise ValueError(f"Expected 3 folds or more, and a patient in each, got {n_folds} for {patients.max() + 1}.")
+    most = 0
     for column, of_class in enumerate(labels.T):
         counts = [len(np.unique(patients[of_class == value])) for value in (1, 0)]
+        most = max(most, min(counts))
         if min(counts) < 3:
             raise ValueError(
                 f"Expected every class in 3 patients and its absence in 3, got {counts[0]} and {counts[1]} for class "
                 f"{column}. Leave such a class out, or add records."
             )
+    if most < n_folds:
+        raise ValueError(
+            f"Expected a class in {n_folds} patients, one for each fold, and its absence in as many, got at most "
+            f"{most}. Use {most} folds, or add records."
+        )
     rarity = np.where(labels == 1, labels.sum(0), len(labels) + 1)
     rarest = np.where(labels.any(1), rarity.argmin(1), labels.shape[1])
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
