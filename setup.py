@@ -93,6 +93,7 @@ setup(
         "safetensors>=0.5,<1",
         "huggingface-hub>=2,<3",
         "evaluate>=0.4.6,<1",
+        "filelock>=3.16,<5",
         "wfdb>=4.3,<5",
         "numpy>=2,<3",
         "scipy>=1.13,<2",

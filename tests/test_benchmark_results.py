@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,14 @@ def test_json_is_readable_and_finite(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_json(path, {"loss": math.nan})
     assert json.loads(path.read_text(encoding="utf-8"))["loss"] == 0.5
+
+
+def test_rows_written_at_the_same_time_are_all_kept(tmp_path):
+    path = tmp_path / "rows.json"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda run: update_rows(path, [{"run": run, "value": 0.5}], ["run"]), range(24)))
+    assert {row["run"] for row in json.loads(path.read_text())} == set(range(24))
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
 
 
 @pytest.mark.parametrize("field", ["value", "difference"])

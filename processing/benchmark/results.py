@@ -3,14 +3,18 @@
 import hashlib
 import importlib.metadata
 import json
+import math
+import os
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "numpy", "scipy", "scikit-learn")
 
@@ -59,14 +63,37 @@ def provenance(seed: int | None = None, **fields: Any) -> dict[str, Any]:
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON that a person can read, making the folder when it is absent; NaN is refused, use `None`."""
+    """Write JSON that a person can read, whole or not at all, making the folder when it is absent; NaN is refused, use
+    `None`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def without_nan(content: Any) -> Any:
+    """Return lists and dictionaries with `None` in the place of NaN, as JSON writes what is not defined.
+
+    Example:
+
+    >>> without_nan({"auroc": [0.5, float("nan")]})
+    {'auroc': [0.5, None]}
+    """
+    if isinstance(content, dict):
+        return {key: without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def update_rows(path: str | Path, rows: Sequence[dict[str, Any]], key: Sequence[str]) -> None:
-    """Put rows into a JSON list of rows; a row takes the place of the one with the same values of `key`.
+    """Put rows into a JSON list of rows; a row takes the place of the one with the same values of `key`. Other
+    processes of this machine wait meanwhile.
 
     Args:
         path (`str` or `Path`): The file; made when absent.
@@ -80,10 +107,12 @@ def update_rows(path: str | Path, rows: Sequence[dict[str, Any]], key: Sequence[
         value = row.get("difference", row.get("value"))
         if row.get("ci_low") is not None and not row["ci_low"] <= value <= row["ci_high"]:
             raise ValueError(f"Expected an interval that holds its value, got {row}.")
-    path = Path(path)
-    old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    merged = {tuple(row[field] for field in key): row for row in [*old, *rows]}
-    write_json(path, list(merged.values()))
+    path = Path(path).resolve()
+    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"merit-ecg-{name}.lock"):
+        old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        merged = {tuple(row[field] for field in key): row for row in [*old, *rows]}
+        write_json(path, list(merged.values()))
 
 
-__all__ = ["data_fingerprint", "git_commit", "provenance", "update_rows", "write_json"]
+__all__ = ["data_fingerprint", "git_commit", "provenance", "update_rows", "without_nan", "write_json"]

@@ -21,7 +21,7 @@ from ..metrics.bootstrap import Interval, bootstrap_interval
 from ..metrics.classification import classification_report
 from ..metrics.thresholds import tune_thresholds
 from .label_sets import SPLITS, label_matrix
-from .results import update_rows, write_json
+from .results import update_rows, without_nan, write_json
 from .subsets import patient_subset
 
 TASK_NAMES = ("all", "superclass", "subclass", "form", "rhythm")
@@ -180,6 +180,7 @@ def record_scores(
     rows = [
         about | {"metric": metric, "value": i.value, "ci_low": i.low, "ci_high": i.high} | common
         for metric, i in intervals.items()
+        if not np.isnan(i.value)  # of few records no class may have both labels
     ]
     stem = Path(predictions) / f"{run}-{name}-{label_fraction:g}-s{seed}"
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -188,7 +189,7 @@ def record_scores(
     save_file(arrays | {"probabilities": test, "thresholds": thresholds}, f"{stem}.safetensors", metadata=metadata)
     report = classification_report(labels, test, task.classes, thresholds)
     details = {"intervals": {metric: asdict(interval) for metric, interval in intervals.items()}, "report": report}
-    write_json(f"{stem}.json", {**origin, **about, **fields, **details})
+    write_json(f"{stem}.json", without_nan({**origin, **about, **fields, **details}))
     update_rows(output, rows, ROW_KEY)
     return intervals
 
