@@ -5,8 +5,9 @@ python hub_cards/make_model_card.py --checkpoint merit-ecg --results results/ptb
 
 The folder's file of results chooses the card: pretraining_results.json that of a dual encoder, finetuning_results.json
 that of a classifier, report_training_results.json that of a report writer, whose `--results` are the rows of
-evaluate_reports.py. Beside a card with results, `.eval_results/` says them as leaderboards of the Hub read them; they
-show where the data set's repository declares itself a benchmark. `--calibration` takes rows of the metrics `ece` and
+evaluate_reports.py; a classifier or report writer of other data gets a short card without claims. Beside a card with
+results, `.eval_results/` says them as leaderboards of the Hub read them; they show where the data set's repository
+declares itself a benchmark. `--calibration` takes rows of the metrics `ece` and
 `brier`, as other result rows. No CO2 is stated: nothing here measures energy.
 """
 
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from modeling_merit.processing.training.publishing import training_card
 
 FOLDER = Path(__file__).parent
 TAGS = ["ecg", "electrocardiogram"]
@@ -196,6 +199,19 @@ def report_writer_card(args: argparse.Namespace, run: dict) -> tuple[str, dict, 
     return "report_card.md", header, filled
 
 
+def unlike_ours(kind: str, run: dict) -> str | None:
+    """Return what a run would have to be for the text of its card to be true, `None` if it is."""
+    settings = run.get("settings", {})
+    if kind == "finetuning_results.json":
+        if settings.get("dataset") != "ptb_xl" or settings.get("tasks") != ["all"] or "calibration_error" not in run:
+            return "the statements of PTB-XL (--tasks all --calibrate)"
+        if settings.get("head") != "probe":
+            return "the statements of PTB-XL that began as a probe (--head probe)"
+    if kind == "report_training_results.json" and settings.get("dataset") != "ptb_xl":
+        return "the reports of PTB-XL"
+    return None
+
+
 CARDS = {
     "finetuning_results.json": classifier_card,
     "report_training_results.json": report_writer_card,
@@ -229,8 +245,12 @@ def main():
     if kind is None:
         parser.error(f"Expected one of {', '.join(CARDS)} in {args.checkpoint}, got none.")
     run = json.loads((args.checkpoint / kind).read_text(encoding="utf-8"))
-    template, header, filled = CARDS[kind](args, run)
     name = args.repo_id.split("/")[-1]
+    if expected := unlike_ours(kind, run):
+        training_card(name, run).save(args.checkpoint / "README.md")
+        print(f"{args.checkpoint / 'README.md'}: a short card, for the long one is of a model of {expected}")
+        return
+    template, header, filled = CARDS[kind](args, run)
     data = ModelCardData(
         model_name=name, language=["de", "en"], license="apache-2.0", library_name="transformers", **header
     )

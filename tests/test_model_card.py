@@ -113,6 +113,33 @@ def test_cards_of_classifier_and_report_writer_are_those_of_their_results(tmp_pa
     assert "Not a medical device" in card and "{{" not in card
 
 
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("merit-ecg-statements", {"dataset": "mine.csv"}),
+        ("merit-ecg-statements", {"tasks": ["superclass"]}),
+        ("merit-ecg-statements", {"head": "random"}),
+        ("merit-ecg-statements", None),  # not calibrated
+        ("merit-ecg-report", {"dataset": "mimic_iv_ecg:FOLDER"}),
+    ],
+)
+def test_other_classifiers_and_report_writers_get_a_card_without_claims(tmp_path, name, changes):
+    for path in (HUB_CARDS / name).glob("*.json"):
+        shutil.copy(path, tmp_path)
+    (path,) = tmp_path.glob("*_results.json")
+    run = json.loads(path.read_text())
+    if changes is None:
+        del run["calibration_error"]
+    else:
+        run["settings"] |= changes
+    path.write_text(json.dumps(run))
+    command = [sys.executable, HUB_CARDS / "make_model_card.py", "--checkpoint", tmp_path]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert "a short card" in done.stdout
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "Nobody has written a card" in card and f"`{run['command']}`" in card and "PTB-XL" not in card
+
+
 def test_a_folder_without_results_is_refused(tmp_path):
     command = [sys.executable, HUB_CARDS / "make_model_card.py", "--checkpoint", tmp_path]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
