@@ -20,6 +20,7 @@ from modeling_merit.processing import EcgRecord
 from modeling_merit.processing import batch_embedding as batches
 from modeling_merit.processing.batch_embedding import PartFolder, embed_sources, embed_to_folder
 from modeling_merit.processing.cli import main
+from modeling_merit.processing.commands import embed as embed_command
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.inference import embed_ecgs, load_checkpoint
 from modeling_merit.processing.leads import STANDARD_LEADS
@@ -209,6 +210,15 @@ class TestJobs:
         assert embed_to_folder(list_sources([tree]), out, checkpoint) == (14, 14, 0, 0)
         assert len(PartFolder(out).parts()) == 3 and len(PartFolder(out).ids()) == 14
         assert not [name for name in fsspec.filesystem("memory").ls("/results/embeddings", False) if "_tmp" in name]
+
+    def test_an_interrupt_before_the_first_row(self, checkpoint, tree, tmp_path, monkeypatch, capsys):
+        def interrupted(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(embed_command, "embed_to_folder", interrupted)
+        out = tmp_path / "out.parquet"
+        assert main(["embed", str(tree), "--model", checkpoint, "--out", str(out)]) == 130
+        assert "0 finished rows are kept" in capsys.readouterr().err and not out.exists()
 
     @pytest.mark.parametrize("moment", ["model", "write"])
     def test_an_interrupt_keeps_every_finished_row(self, checkpoint, tree, tmp_path, monkeypatch, capsys, moment):

@@ -52,6 +52,8 @@ def test_missing_samples_and_leads():
     assert np.isnan(values[of_v2]).all() and np.isfinite(whole).all()
     assert np.isfinite(values[~np.array(of_v2)]).mean() > 0.98
     assert _feature(values, "heart_rate") == pytest.approx(75, rel=0.03)
+    gaps[6] = np.nan  # V1
+    assert np.isnan(_feature(classical_features(gaps, 100), "atrial_power_4_9_hz"))
     for flat in (np.zeros((12, 1000)), np.full((12, 1000), np.nan)):
         nothing = classical_features(flat, 100)
         assert _feature(nothing, "beats") == 0 and np.isnan(_feature(nothing, "heart_rate"))

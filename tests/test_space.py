@@ -366,6 +366,9 @@ class TestModel:
         )
         lead, share = max(found.lead_shares().items(), key=lambda item: item[1])
         assert f"Most of it in {lead} ({share:.0%})" in other
+        for same in ("Sinusrhythmus", "SINUS RHYTHM"):  # not compared with its own statement of the list
+            picture = handlers.explanation(record, same, texts)
+            assert f'alt="What speaks for {same}"' in picture
         with pytest.raises(gr.Error, match="of which it knows none"):
             handlers.explanation(record, "心电图", texts)
 

@@ -25,6 +25,7 @@ from gradio.utils import get_upload_folder
 
 from modeling_merit.processing.benchmark.prompts import load_prompts
 from modeling_merit.processing.commands.common import REFUSALS
+from modeling_merit.processing.data import normalize_report
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.explanation import explain, plot_explanation
 from modeling_merit.processing.inference import (
@@ -309,8 +310,9 @@ def explanation(record, statement, statements):
     statement = (statement or "").strip()[:MAX_CHARACTERS]
     if not statement:
         statement = ranked(record, embed_prompts(*load(MODEL), classes), list(classes))[0][0]
-    text = wordings(statement)[statement][0]
-    against = [texts[0] for texts in classes.values() if texts[0] != text]
+    texts = wordings(statement)[statement]
+    text, same = texts[0], set(map(normalize_report, texts))
+    against = [others[0] for others in classes.values() if not same & set(map(normalize_report, others))]
     found = explain(*load(MODEL), record, text, against=against, n_steps=32, tolerance=0.05)
     shares = sorted(found.lead_shares().items(), key=lambda item: -item[1])[:4]
     caption = f"Most of it in {', '.join(f'{lead} ({share:.0%})' for lead, share in shares)}. {DISCLAIMER}"

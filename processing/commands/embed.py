@@ -84,7 +84,9 @@ def run(args: argparse.Namespace) -> int:
     try:
         done = _embed(args, sources, folder)
     except KeyboardInterrupt:
-        kept = sum(len(table) for table in PartFolder(folder).tables(["record_id"]))
+        parts = PartFolder(folder)
+        there = parts.fs.isdir(parts.path)  # not yet while the checkpoint is loaded
+        kept = sum(len(table) for table in parts.tables(["record_id"])) if there else 0
         print(
             f"\nmerit-ecg: interrupted; {kept} finished rows are kept in {printable(folder)}. The same command goes "
             "on from there.",
@@ -110,10 +112,12 @@ def _embed_parts(args: argparse.Namespace) -> int:
     out = Path(args.out)
     if out.suffix != ".parquet" or args.engine != "local":
         raise ValueError("Expected --out to end in .parquet, and no --engine, for parts or windows of files.")
+    if args.pattern is not None or args.id_column is not None:
+        raise ValueError("Expected files for parts or windows, got --pattern or --id-column of folders and tables.")
     check_free([out], args.overwrite)
     import pandas as pd
 
-    model, processor = load_checkpoint(args.model, truncation=args.truncate)
+    model, processor = load_checkpoint(args.model, truncation=args.truncate, device=args.device)
     failures: list[str] = []
     rows = [
         place | {"embedding": embed_ecgs(model, processor, ecg, args.features)[0].numpy()}

@@ -33,7 +33,8 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
         nargs="+",
         default=(),
         metavar="PROMPT",
-        help="explain what speaks for --prompt rather than for the mean of it and these, as `classify` scores",
+        help="explain what speaks for --prompt rather than for the mean of it and these; by similarity alone, which "
+        "is part of the score of `classify`",
     )
     command.add_argument("--out", type=Path, metavar="OUT.png", help=f"picture, ending in {', '.join(SUFFIXES)}")
     command.add_argument("--json", action="store_true", help="print all attributions as one JSON object")

@@ -79,7 +79,8 @@ def classical_features(signals: np.ndarray, sampling_rate: float) -> np.ndarray:
     peaks = find_beats(clean, sampling_rate)
     beat, deviation = median_beat(clean, peaks, sampling_rate)
     waves, amplitudes = _measure_beat(beat, deviation, peaks, sampling_rate, absent)
-    rhythm = _rhythm(peaks, clean[STANDARD_LEADS.index("V1")], sampling_rate)
+    v1 = STANDARD_LEADS.index("V1")
+    rhythm = _rhythm(peaks, clean[v1] * (np.nan if absent[v1] else 1), sampling_rate)
     amplitudes[absent] = np.nan
     rows = [STANDARD_LEADS.index(lead) for lead in SPECTRAL_LEADS]
     power = _bands(clean[rows], sampling_rate)
@@ -163,7 +164,7 @@ def _rhythm(peaks: np.ndarray, v1: np.ndarray, rate: float) -> np.ndarray:
         quiet[max(0, peak - round(0.08 * rate)) : peak + round(0.40 * rate)] = False
     masked = np.where(quiet, v1, 0)
     frequency, power = sps.periodogram(masked, rate)
-    values[12] = power[(frequency >= 4) & (frequency <= 9)].sum() / max(power[frequency >= 0.5].sum(), 1e-12)
+    values[12] = power[(frequency >= 4) & (frequency <= 9)].sum() / np.maximum(power[frequency >= 0.5].sum(), 1e-12)
     return values
 
 
