@@ -29,6 +29,16 @@ class TestSmallRecords:
         assert (record.leads, record.sampling_rate, record.gain, record.unit) == (("I", "II"), 500, 200, "mV")
         assert (record.record_id, record.notes) == ("rec", ())
 
+    def test_signals_of_one_name_are_told_apart_by_their_places(self, tmp_path):
+        path = write(tmp_path, TWO_LEADS.replace("0 II", "0 ECG").replace("0 I\n", "0 ECG\n"))
+        both = read_ecg(path, leads=["I", "II"])
+        np.testing.assert_allclose(both.signal[0], np.array([1, 2, 3, 4]) / 200)
+        np.testing.assert_allclose(both.signal[1], (np.array([2, 4, 6, 8]) - 100) / 200)
+        for number, lead in enumerate(("I", "II")):
+            one = read_ecg(path, leads=[lead if number == place else None for place in range(2)])
+            np.testing.assert_array_equal(one.signal, both.signal[number : number + 1])
+            assert one.leads == (lead,)
+
     @pytest.mark.parametrize("name", ["rec.hea", "rec.dat", "rec"])
     def test_header_signal_file_or_common_name(self, tmp_path, name):
         write(tmp_path)

@@ -21,6 +21,16 @@ def test_aecg_scale_origin_unit_and_time():
         np.testing.assert_allclose(record.signal, (10 + 0.5 * SAMPLES) * factor, rtol=1e-5)
     assert record.leads == ("I", "II") and record.sampling_rate == 500 and record.unit == "nV"
     assert record.start_time == datetime(2020, 2, 29, 23, 59, 58, 500000)
+    for written, expected in (
+        ("20021122091000+0100", datetime(2002, 11, 22, 9, 10)),
+        ("200211220910", datetime(2002, 11, 22, 9, 10)),
+        ("2002112209", datetime(2002, 11, 22, 9)),
+        ("20021122", datetime(2002, 11, 22)),
+        ("2002112", None),
+        ("20021322", None),
+    ):
+        changed = aecg().replace(b"20200229235958.5", written.encode())
+        assert read_ecg(changed).start_time == expected, written
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,10 @@ import numpy as np
 
 from ..record import EcgFormatError, EcgRecord, check_size
 from .calibration import cut_calibration
-from .fields import SECONDS, age_at, age_of, number_of, sex_of, time_of
+from .fields import SECONDS, age_at, age_of, number_of, sex_of, time_of_digits
 from .source import Source, millivolts_per
 from .xml_safety import has_root, parse_xml
 
-_TIMES = ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d")
 _FILTER = "MDC_ECG_CTL_VBL_ATTR_FILTER_"
 
 
@@ -65,7 +64,7 @@ def read(source: Source) -> EcgRecord:
         signal=signal,
         sampling_rate=rate,
         leads=tuple(rows.values()),
-        start_time=start or time_of(_value(series, "effectiveTime/low"), *_TIMES),
+        start_time=start or time_of_digits(_value(series, "effectiveTime/low")),
         age=age,
         sex=sex,
         device=_device(series),
@@ -98,8 +97,8 @@ def _time(sequence: Element) -> tuple[float, datetime | None]:
     if not 1e-6 <= interval <= 10:
         raise EcgFormatError(f"Expected a time increment from 1 us to 10 s, got {interval:g} s.")
     # 0.002 s is not exact in binary; twelve digits of the rate are what the text can mean.
-    return float(f"{1 / interval:.12g}"), time_of(
-        _value(sequence, "value/head") or "", *_TIMES
+    return float(f"{1 / interval:.12g}"), time_of_digits(
+        _value(sequence, "value/head")
     ) if kind == "GLIST_TS" else None
 
 
@@ -131,7 +130,7 @@ def _subject(root: Element, when: datetime | None) -> tuple[float | None, str | 
     age = sex = None
     person = next(root.iter("subjectDemographicPerson"), None)
     if person is not None:
-        age = age_at(time_of(_value(person, "birthTime"), *_TIMES), when)
+        age = age_at(time_of_digits(_value(person, "birthTime")), when)
         gender = "administrativeGenderCode"
         sex = sex_of(_value(person, gender, "code")) or sex_of(_value(person, gender, "displayName"))
     for observation in root.iter("relatedObservation"):

@@ -18,7 +18,7 @@ from ..record import EcgFormatError, EcgRecord, check_size
 from ..signal_quality import no_value
 from ..units import MILLIVOLTS_PER_UNIT
 from .arrays import missing_notes
-from .fields import age_at, age_of, sex_of, time_of
+from .fields import age_at, age_of, sex_of, time_of_digits
 from .lead_codes import LEAD_CODES
 from .source import Source
 
@@ -34,8 +34,6 @@ _ITEM = b"\xfe\xff\x00\xe0"
 _LONG = {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 MAX_ELEMENTS = 10_000
 """Most elements of a file; a 12-lead ECG has some two thousand."""
-
-_TIMES = ("%Y%m%d%H%M%S.%f", "%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d")
 
 
 def matches(head: bytes, name: str) -> bool:
@@ -120,9 +118,9 @@ def _record(dataset: Dataset, source: Source) -> EcgRecord:
     when = str(
         dataset.get("AcquisitionDateTime") or f"{dataset.get('ContentDate', '')}{dataset.get('ContentTime', '')}"
     )
-    start_time = time_of(re.sub(r"[+-]\d{4}$", "", when.strip()), *_TIMES)
+    start_time = time_of_digits(when)
     years = re.fullmatch(r"(\d{3})Y", str(dataset.get("PatientAge") or ""))
-    birth = time_of(str(dataset.get("PatientBirthDate") or ""), "%Y%m%d")
+    birth = time_of_digits(str(dataset.get("PatientBirthDate") or ""))
     return source.record(
         signal=full,
         sampling_rate=rate,

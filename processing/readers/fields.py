@@ -3,7 +3,7 @@
 import codecs
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 
@@ -169,6 +169,27 @@ def time_of(text: str | None, *formats: str) -> datetime | None:
         except ValueError:
             continue
     return None
+
+
+_DIGITS = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+
+
+def time_of_digits(text: str | None) -> datetime | None:
+    """Return the local time written as digits, from the year to the day, minute or second, as HL7 and DICOM do.
+
+    Their number says how far it goes: `strptime` would take the last digits of a date for an hour and a minute. An
+    offset from UTC is left aside.
+
+    Example:
+
+    >>> time_of_digits("20021122091000.25+0100"), time_of_digits("19531225")
+    (datetime.datetime(2002, 11, 22, 9, 10, 0, 250000), datetime.datetime(1953, 12, 25, 0, 0))
+    """
+    found = re.fullmatch(r"(\d{8,14})(\.\d{1,9})?(Z|[+-]\d{4})?", (text or "")[:100].strip(), re.ASCII)
+    time = time_of(found[1], _DIGITS[len(found[1])]) if found and len(found[1]) in _DIGITS else None
+    if found is None or time is None or not found[2]:
+        return time
+    return time + timedelta(seconds=float(found[2])) if len(found[1]) == 14 else None
 
 
 def age_of(years: str | None) -> float | None:

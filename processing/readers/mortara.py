@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..record import EcgFormatError, EcgRecord, check_size
-from .fields import age_of, number_of, sex_of, time_of
+from .fields import age_of, number_of, sex_of, time_of_digits
 from .source import Source
 from .xml_safety import base64_samples, has_root, parse_xml
 
@@ -46,7 +46,7 @@ def read(source: Source) -> EcgRecord:
         signal=np.stack([_samples(channels[i], n_samples) for i in rows]),
         sampling_rate=rates.pop(),
         leads=tuple(rows.values()),
-        start_time=time_of(root.get("ACQUISITION_TIME"), "%Y%m%d%H%M%S"),
+        start_time=time_of_digits(root.get("ACQUISITION_TIME")),
         age=age_of(root.get("AGE")) if root.get("AGE_UNITS", "Y").upper() in ("Y", "YEARS") else None,
         sex=None if subject is None else sex_of(subject.get("GENDER")),
         device=f"{device.get('MANUFACTURER', '')} {device.get('MODEL', '')}".strip() or None,

@@ -5,6 +5,7 @@ files before a sample is read. A `.mat` file with a header beside it is a WFDB s
 more.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from .fields import decode_text, lines_of, other_channels
 from .source import Source, millivolts_per, regular_file
 from .wfdb_header import RECORD_LINE, Header, Signal, age_and_sex, count_frames, named_file, read_header
 from .wfdb_signals import STORAGE, read_frames
+
+_Key = tuple[str, int]
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def open_recording(source: Source) -> Recording:
     layout = next(part for part in parts if part is not None)
     units = [signal.unit for signal in layout.signals]
     chosen = source.choose_leads(layout.names, other_channels(source, layout.names, units))
-    rows = {layout.names[i]: row for row, i in enumerate(chosen)}
+    keys = _keys(layout)
+    rows = {keys[i]: row for row, i in enumerate(chosen)}
     lengths = [length for _, length in header.segments] if header.segments else [header.n_frames]
     segments, notes = _place_segments(header, parts, lengths, rows)
     left_out = [f"{printable(name, 40)} ({units[i]})" for i, name in enumerate(layout.names) if i not in chosen]
@@ -63,8 +67,8 @@ def open_recording(source: Source) -> Recording:
     gains = {
         abs(signal.gain) / millivolts_per(signal.unit, signal.name)
         for part in {id(segment.header): segment.header for segment in segments}.values()
-        for signal in part.signals
-        if signal.name in rows
+        for key, signal in zip(_keys(part), part.signals)
+        if key in rows
     }
     per_frame = max(layout.signals[i].per_frame for i in chosen)
     length = sum(n or 0 for n in lengths) if header.segments else segments[0].stop
@@ -72,7 +76,7 @@ def open_recording(source: Source) -> Recording:
     def read_piece(start: int, stop: int) -> EcgRecord:
         check_size(len(rows), (stop - start) * per_frame, header.path.name)
         signal = np.full((len(rows), (stop - start) * per_frame), np.nan, dtype=np.float32)
-        held: tuple[Any, dict[str, np.ndarray]] = (None, {})  # a header can repeat one segment a thousand times
+        held: tuple[Any, dict[_Key, np.ndarray]] = (None, {})  # a header can repeat one segment a thousand times
         for segment in segments:
             first, last = max(start, segment.start), min(stop, segment.stop)
             if first >= last:
@@ -81,10 +85,10 @@ def open_recording(source: Source) -> Recording:
             wanted = (segment.header.path, first - segment.start, last - segment.start)
             if held[0] != wanted:
                 held = (wanted, _read_segment(segment, *wanted[1:], rows))
-            for name, piece in held[1].items():
+            for key, piece in held[1].items():
                 if len(piece) != n_samples:
                     piece = resample_with_gaps(piece[None], len(piece), n_samples)[0]
-                signal[rows[name], (first - start) * per_frame : (last - start) * per_frame] = piece
+                signal[rows[key], (first - start) * per_frame : (last - start) * per_frame] = piece
         invalid = zip(chosen.values(), np.isnan(signal).sum(axis=1))
         return EcgRecord(
             signal,
@@ -101,6 +105,16 @@ def open_recording(source: Source) -> Recording:
         )
 
     return Recording(length, header.rate, read_piece)
+
+
+def _keys(header: Header) -> list[_Key]:
+    """Return what tells the signals of a header apart: their names, and of several of one name which it is."""
+    counts: Counter[str] = Counter()
+    keys = []
+    for name in header.names:
+        keys.append((name, counts[name]))
+        counts[name] += 1
+    return keys
 
 
 def _header_path(source: Source) -> Path:
@@ -138,7 +152,7 @@ def _open_segments(header: Header) -> list[Header | None]:
 
 
 def _place_segments(
-    header: Header, parts: Sequence[Header | None], lengths: Sequence[int | None], names: Collection[str]
+    header: Header, parts: Sequence[Header | None], lengths: Sequence[int | None], wanted: Collection[_Key]
 ) -> tuple[list[_Segment], list[str]]:
     """Check the signal files of the named signals and put the segments one after the other."""
     segments, start = [], 0
@@ -148,7 +162,7 @@ def _place_segments(
         if part is not None and length != 0:
             held = counted.get(id(part))
             if held is None:
-                signals = [signal for signal in part.signals if signal.name in names]
+                signals = [signal for key, signal in zip(_keys(part), part.signals) if key in wanted]
                 held, surplus = count_frames(part, signals) if signals else (length or part.n_frames or 0, [])
                 counted[id(part)] = held
                 notes |= dict.fromkeys([*part.notes, *surplus])
@@ -162,20 +176,22 @@ def _place_segments(
     return segments, list(notes)
 
 
-def _read_segment(segment: _Segment, start: int, stop: int, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Read the named signals of a segment between two frames, in millivolts at their own rate."""
+def _read_segment(segment: _Segment, start: int, stop: int, wanted: Collection[_Key]) -> dict[_Key, np.ndarray]:
+    """Read the wanted signals of a segment between two frames, in millivolts at their own rate."""
     header, n_frames = segment.header, segment.stop - segment.start
-    wanted = [signal for signal in header.signals if signal.name in names]
+    keyed = dict(zip(_keys(header), header.signals))
     pieces = {}
-    for file in dict.fromkeys(signal.file for signal in wanted):
-        signals = [signal for signal in header.signals if signal.file == file]
-        skew = max(signal.skew for signal in signals if signal.name in names)
+    for file in dict.fromkeys(signal.file for key, signal in keyed.items() if key in wanted):
+        held = {key: signal for key, signal in keyed.items() if signal.file == file}
+        signals = list(held.values())
+        skew = max(signal.skew for key, signal in held.items() if key in wanted)
         last = min(stop + skew, n_frames)
-        for signal, digital in zip(signals, read_frames(named_file(header.path, file), signals, start, last)):
-            if signal.name in names:
+        frames = read_frames(named_file(header.path, file), signals, start, last)
+        for (key, signal), digital in zip(held.items(), frames):
+            if key in wanted:
                 if header.n_frames and (start, last) == (0, n_frames) and signal.checksum is not None:
                     _verify_checksum(header.path, signal, digital)  # not checked where the length is left open
-                pieces[signal.name] = _millivolts(signal, digital, stop - start)
+                pieces[key] = _millivolts(signal, digital, stop - start)
     return pieces
 
 
