@@ -64,6 +64,20 @@ class TestEdf:
         assert record.signal.shape == (2, 1000)
         assert np.abs(record.signal[1] - SINE)[50:-50].max() < 0.01
 
+    def test_parts_of_slower_channels_are_parts_of_the_whole(self, tmp_path):
+        """Also where a part is so long that the ratio of its lengths cannot be told from the ratio of the rates."""
+        noise = np.random.default_rng(0).normal(0, 500, 120_000).clip(-1900, 1900)
+        channels = [signal(rate=256.0, data=noise[:102_400]), signal("ECG V1", rate=128.0, data=noise[:51_200])]
+        path = tmp_path / "two.edf"
+        edfio.Edf(channels, data_record_duration=1).write(path)
+        whole = read_ecg(path)
+        assert whole.signal.shape == (2, 102_400)
+        part = read_ecg(path, seconds=100_001 / 256)
+        assert part.signal.shape == (2, 100_001)
+        np.testing.assert_allclose(part.signal[:, :-200], whole.signal[:, : 100_001 - 200], atol=1e-4)
+        odd = read_ecg(path, start_s=1001 / 256, seconds=40)
+        np.testing.assert_allclose(odd.signal[:, 500:-500], whole.signal[:, 1501 : 1001 + 40 * 256 - 500], atol=1e-4)
+
     def test_lengths_are_checked(self):
         content = edfio.Edf([signal()], data_record_duration=1).to_bytes()
         for damaged in (content[:-1], content[:-1000], content + b"\0", content[:512], content[:300], content[:200]):

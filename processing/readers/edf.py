@@ -94,16 +94,18 @@ def open_recording(source: Source) -> Recording:
         missing = np.zeros(signal.shape, dtype=bool)
         first_record, last_record = start // per_record, -(-stop // per_record)
         records = layout.read(source, first_record, last_record)
+        length = (last_record - first_record) * per_record  # resampled as whole data records, whose ratio is exact
+        part = slice(start - first_record * per_record, stop - first_record * per_record)
         for row, marks, i in zip(signal, missing, chosen):
-            own = layout.samples[i] / per_record
-            skipped = first_record * layout.samples[i]
-            digital = layout.digital(records, i)[round(start * own) - skipped : round(stop * own) - skipped]
+            digital = layout.digital(records, i)
+            if layout.samples[i] == per_record:
+                digital = digital[part]
             marked = no_value(digital[None])[0]
             piece = ((digital.astype(np.float64) - ranges[i][3]) * steps[i] + ranges[i][1]) * millivolts[i]
             piece[marked] = np.nan
-            if own != 1:
-                marks[:] = resample_invalid(marked, len(piece), stop - start)[: stop - start]
-                piece = resample_with_gaps(piece[None], len(piece), stop - start)[0][: stop - start]
+            if layout.samples[i] != per_record:
+                marks[:] = resample_invalid(marked, len(piece), length)[:length][part]
+                piece = resample_with_gaps(piece[None], len(piece), length)[0][:length][part]
             else:
                 marks[:] = marked
             row[:] = piece

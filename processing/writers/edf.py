@@ -13,7 +13,8 @@ EDF_RATE_TOLERANCE = 1e-5  # less than the error of a recorder's clock
 
 
 def write_edf(record: EcgRecord, path: Path, overwrite: bool = True) -> Path:
-    """Write an EDF+ file in steps of one microvolt, or wider ones for a lead beyond 32 mV.
+    """Write an EDF+ file in steps of one microvolt, or wider ones for a lead beyond 32 mV, the ends of the range left
+    free: readers take them for samples without a value.
 
     Raises:
         ValueError: If samples are invalid (EDF has no mark for them), the name does not end in .edf, or no data
@@ -35,7 +36,7 @@ def write_edf(record: EcgRecord, path: Path, overwrite: bool = True) -> Path:
             samples / duration,
             label=f"ECG {lead}",
             physical_dimension="uV",
-            physical_range=(-32768, 32767) if np.abs(row).max() <= 32.767 else None,
+            physical_range=(-32768, 32767) if np.abs(row).max() < 32.767 else (-_wider(row), _wider(row)),
         )
         for lead, row in zip(record.leads, record.signal.astype(np.float64))
     ]
@@ -50,6 +51,11 @@ def write_edf(record: EcgRecord, path: Path, overwrite: bool = True) -> Path:
     with placed([path], overwrite) as (temporary,):
         edf.write(temporary)
     return path
+
+
+def _wider(row: np.ndarray) -> float:
+    """Return whole microvolts a twentieth above the largest value of a lead in mV."""
+    return float(np.ceil(1050 * np.abs(row).max()))
 
 
 def _edf_data_record(record: EcgRecord) -> tuple[int, float]:
