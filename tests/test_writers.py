@@ -52,6 +52,29 @@ def test_files_are_replaced_or_refused(tmp_path, suffix):
         write_ecg(first, tmp_path / "absent" / f"ecg{suffix}")
 
 
+def test_largest_samples_beyond_the_range_of_edf_steps_are_kept(tmp_path):
+    signal = 0.5 * np.sin(np.arange(2000) / 20)
+    signal[700:720], signal[900] = 100.0, -100.0
+    record = read_ecg(write_ecg(EcgRecord(signal[None], 500, ("II",)), tmp_path / "peak.edf"))
+    np.testing.assert_allclose(record.signal[0], signal, atol=5e-3)
+
+
+def test_an_archive_of_hours_without_a_signal_can_be_read(tmp_path):
+    signal = np.zeros((1, 2**22), dtype=np.float32)
+    signal[0, : 2**20] = np.round(np.random.default_rng(0).normal(0, 0.3, 2**20) * 200) / 200
+    signal[0, 2**20 :] = np.nan
+    record = read_ecg(write_ecg(EcgRecord(signal, 250, ("II",)), tmp_path / "long.npz"))
+    np.testing.assert_array_equal(record.signal, signal)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json"])
+def test_a_text_that_could_not_be_read_is_not_written(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr("modeling_merit.processing.writers.arrays.MAX_TEXT_BYTES", 1000)
+    with pytest.raises(ValueError, match="at most 1000 characters, which can be read again"):
+        write_ecg(EcgRecord(np.ones((1, 500)), 500, ("I",)), tmp_path / f"long{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_comes_into_being_meanwhile_is_not_replaced(tmp_path):
     with pytest.raises(FileExistsError), placed([tmp_path / "a.txt"]) as (path,):
         path.write_text("new")

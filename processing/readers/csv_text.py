@@ -178,7 +178,7 @@ def _columns(source: Source, line: str, separator: str) -> list[str]:
     try:
         return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, quotechar=quote))]
     except (csv.Error, StopIteration):
-        raise EcgFormatError(f"{source.name}: the header {line[:40]!r} cannot be split into columns.") from None
+        raise EcgFormatError(f"{source.name}: its header cannot be split into columns.") from None
 
 
 def _units_of_second_line(source: Source, titles: list[list[str]], units: list[str | None]) -> list[str | None]:
@@ -190,8 +190,8 @@ def _units_of_second_line(source: Source, titles: list[list[str]], units: list[s
     # A channel that is not ECG may have any unit, so that one known unit is enough.
     if len(titles) > 2 or len(second) != len(titles[0]) or not any(known):
         raise EcgFormatError(
-            f"{source.name} has {len(titles)} header lines, of which the second is {','.join(titles[1])[:60]!r}; "
-            "expected one line of names and at most one of units, such as 'time,II' and 's,mV'."
+            f"{source.name} has {len(titles)} header lines, of which the second holds no units; expected one line of "
+            "names and at most one of units, such as 'time,II' and 's,mV'."
         )
     stated = [("s" if c else cell) or None for cell, c in zip(second, clock)]
     twice = [i for i, unit in enumerate(units) if unit and stated[i] and unit.lower() != str(stated[i]).lower()]
