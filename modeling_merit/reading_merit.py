@@ -125,7 +125,8 @@ def _streamed(
     readers: ModuleType, path: str | os.PathLike, window_s: float, step_s: float, facts: dict[str, Any]
 ) -> Iterator[Piece]:
     """Yield the windows of a file whose format is read in pieces; nothing of another one, which is then read whole."""
-    records = readers.windows(path, window_s, step_s, sampling_rate=facts["sampling_rate"], leads=facts["leads"])
+    stated = {name: facts[name] for name in ("sampling_rate", "leads", "units")}
+    records = readers.windows(path, window_s, step_s, **stated)
     try:
         first = next(records, None)
     except readers.EcgFormatError:  # reading it whole will say what is wrong with it, if anything is

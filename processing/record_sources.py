@@ -184,7 +184,7 @@ def _listed(folder: str, names: Sequence[str], below: str) -> Iterator[str]:
     fs, root = file_system(folder)
     for line in fs.cat_file(f"{root.rstrip('/')}/{below}RECORDS").decode("utf-8").split():
         if not line.endswith("/"):
-            yield f"{below}{line}.hea"
+            yield below + line if below + line in names else f"{below}{line}.hea"  # r01.edf names a file as it is
         elif f"{below}{line}RECORDS" in names:
             yield from _listed(folder, names, below + line)
         else:
@@ -246,12 +246,20 @@ def _of_row(source: EcgSource, facts: Mapping[str, Any]) -> EcgRecord:
         for name in ("sampling_rate", "leads", "units", "age", "sex")
         if name in table.column_names
     }
-    stated = {name: facts.get(name) or row.get(name) for name in ("sampling_rate", "leads", "units")}
+    stated = {
+        name: facts.get(name) if row.get(name) is None else row[name] for name in ("sampling_rate", "leads", "units")
+    }
     if missing := [f"`{name}`" for name, value in stated.items() if value is None]:
         raise EcgFormatError(
             f"{source.path} says nothing of {', '.join(missing)}: it has no such column. State {', '.join(missing)}."
         )
     leads = stated["leads"]
+    for name in stated:
+        if row.get(name) is not None and facts.get(name) is not None and not _same(name, row[name], facts[name]):
+            raise EcgFormatError(
+                f"{source.record_id} has {name} {str(row[name])[:60]} in its table, not {str(facts[name])[:60]} as "
+                f"stated. Leave `{name}` out."
+            )
     if isinstance(leads, Mapping):
         raise EcgFormatError("Expected names of the rows in order for a Parquet table, got names to rename. List all.")
     value = table.column("signal")[place]
@@ -261,7 +269,17 @@ def _of_row(source: EcgSource, facts: Mapping[str, Any]) -> EcgRecord:
     signal = value.values.flatten().to_numpy(zero_copy_only=False).reshape(len(value.values), -1)
     facts_of_person = {name: row[name] for name in ("age", "sex") if row.get(name) is not None}
     millivolts = signal.astype(np.float32) * np.float32(millivolts_per(stated["units"]))
+    if np.issubdtype(signal.dtype, np.integer):
+        millivolts[signal == np.iinfo(np.int16).min] = np.nan  # `NO_SAMPLE` of the tables of this package
     return EcgRecord(millivolts, stated["sampling_rate"], tuple(leads), record_id=source.record_id, **facts_of_person)
+
+
+def _same(name: str, of_table: Any, stated: Any) -> bool:
+    if name == "units":
+        return millivolts_per(of_table) == millivolts_per(stated)
+    if name == "leads":
+        return isinstance(stated, Mapping) or list(of_table) == list(stated)
+    return abs(of_table - stated) <= 1e-3 * stated
 
 
 def _fetch(url: str, folder: Path) -> Path:

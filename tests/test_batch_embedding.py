@@ -64,6 +64,10 @@ class TestSources:
             (tmp_path / name).symlink_to(tree / name)
         (tmp_path / "RECORDS").write_text("p1/r05\np0/r00\n")
         assert [source.record_id for source in list_sources([tmp_path])] == ["p1/r05.hea", "p0/r00.hea"]
+        record = simulate_ecg("sinus_rhythm", seed=0)
+        write_ecg(EcgRecord(record.signal, 100, record.leads), tmp_path / "a.edf")
+        (tmp_path / "RECORDS").write_text("a.edf\np0/r00\n")  # as of the folders of EDF files on PhysioNet
+        assert [source.record_id for source in list_sources([tmp_path])] == ["a.edf", "p0/r00.hea"]
 
     def test_pattern_list_and_other_formats(self, tree, tmp_path, monkeypatch):
         assert [s.record_id for s in list_sources([tree], "p1/r*[57].hea")] == ["p1/r05.hea", "p1/r07.hea"]
@@ -95,6 +99,14 @@ class TestSources:
             load_source(found[3])
         facts = {"units": "mV", "leads": STANDARD_LEADS}
         assert load_source(found[3], facts).signal.max() == pytest.approx(np.max(rows[3].as_py()))
+        assert load_source(list_sources([str(tmp_path / "ecgs.parquet")])[3], {"units": "uV"}).n_samples
+        for stated, what in (
+            ({"units": "mV"}, "units uV"),
+            ({"sampling_rate": 999}, "sampling_rate"),
+            ({"leads": ["I"]}, "leads"),
+        ):
+            with pytest.raises(ValueError, match=f"has {what}.* in its table, not .* as stated"):
+                load_source(list_sources([str(tmp_path / "ecgs.parquet")])[3], stated)
         with pytest.raises(ValueError, match="id column 'name'"):
             list_sources([tmp_path / "plain.parquet"], id_column="name")
         with pytest.raises(ValueError, match="'30.0'|'40.0'"):
@@ -110,12 +122,15 @@ class TestSources:
             {"ecg_id": datasets.Value("int32"), "signal": datasets.Array2D((12, 300), "int16")}
         )
         signals = np.random.default_rng(0).integers(-900, 900, (3, 12, 300)).astype(np.int16)
+        signals[2, 3], signals[2, :, 280:] = -32768, -32768  # an absent lead, and the end of a shorter recording
         rows = {"ecg_id": [5, 6, 7], "signal": list(signals)}
         datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "a.parquet")
         facts = {"units": "uV", "leads": STANDARD_LEADS, "sampling_rate": 100}
         record = load_source(list_sources([tmp_path])[1], facts)
         np.testing.assert_allclose(record.signal, signals[1] / 1000, rtol=1e-6)
         assert record.record_id == "6"
+        short = load_source(list_sources([tmp_path])[2], facts).signal
+        assert np.isnan(short[3]).all() and np.isnan(short[:, 280:]).all() and np.isnan(short).sum() == 280 + 12 * 20
 
     def test_an_object_store(self, tree):
         store = fsspec.filesystem("memory")

@@ -71,6 +71,26 @@ def test_two_processes_write_the_same_rows(cohort, tmp_path, monkeypatch):
     assert one.data.table.equals(two.data.table) and len(one) > 8
 
 
+def test_equal_names_in_folders_of_splits_are_different_files(copy):
+    file = pd.read_csv(copy / "table.csv").path[0]
+    for split in ("train", "test"):
+        (copy / split).mkdir()
+        pd.DataFrame({"file_name": [file]}).to_csv(copy / split / "metadata.csv", index=False)
+    rows, _ = read_rows(copy)
+    assert rows["record_id"].tolist() == [f"train/{file}", f"test/{file}"] and rows["patient_id"].nunique() == 2
+
+
+def test_a_column_of_patients_and_words_of_sex_are_understood(copy, tmp_path):
+    table = pd.read_csv(copy / "table.csv").rename(columns={"patient": "patient_id"})
+    table.assign(sex=["F", "male", "0", *["M "] * (len(table) - 3)]).to_csv(copy / "metadata.csv", index=False)
+    rows, _ = read_rows(copy)
+    assert rows["patient_id"].tolist() == table["patient_id"].astype(str).tolist()
+    built = build(copy / "metadata.csv", tmp_path / "cache", TableColumns()).as_dataset()
+    said = {row["record_id"]: row["sex"] for part in built.values() for row in part}
+    assert [said[name] for name in table.path[:2]] == ["female", "male"] and said[table.path[3]] == "male"
+    assert said[table.path[2]] != "0"
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet", ".jsonl"])
 def test_every_kind_of_table_says_the_same(copy, suffix):
     table = pd.read_csv(copy / "table.csv")
@@ -207,6 +227,12 @@ def test_missing_flat_and_short_leads_by_policy():
     whole = EcgRecord(np.nan_to_num(signal), 500, ("V1", "V2", "V3"))
     with pytest.raises(EcgFormatError, match="no recording in I, II, III"):
         to_microvolts(whole, 100, 10, "raise")
+    late = EcgRecord(
+        np.where(np.arange(2000) == 1700, np.nan, np.sin(np.arange(2000))) * np.ones((8, 1)),
+        500,
+        ("I", "II", "V1", "V2", "V3", "V4", "V5", "V6"),
+    )
+    assert (to_microvolts(late, 100, 3, "raise") != NO_SAMPLE).all()  # what is not kept is not judged
     with pytest.raises(EcgFormatError, match="at least 2.5 s, got 2 s"):
         to_microvolts(whole.crop(0, 2), 100, 10)
     with pytest.raises(EcgFormatError, match="Check the unit"):

@@ -118,7 +118,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "Of a table: one column per class with 0 or 1, or one column with names of classes, ; between.",
     },
     "report_column": {"help": "Of a table: the reports. Default: report."},
-    "patient_column": {"help": "Of a table: whose the files are. Default: each file counts as a patient."},
+    "patient_column": {"help": "Of a table: whose the files are. Default: patient_id, or each file a patient."},
     "split_column": {"help": "Of a table: train, validation or test. Default: split, else drawn by patient."},
     "seconds": {"type": float, "default": 10.0, "help": "Length of the signals that are made of files."},
     "on_error": {"default": "raise", "choices": ("raise", "skip"), "help": "skip: leave out files that are no ECG."},

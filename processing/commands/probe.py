@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     prompts = None
     if args.prompts is not None:
         prompts = (load_prompts if args.prompts in LABEL_SETS else read_prompt_file)(args.prompts, class_names=classes)
-    if args.patient_column is None:
+    if (rows["patient_id"] == rows["record_id"]).all():
         print("note: without --patient-column every file counts as a patient of its own.", file=sys.stderr)
     _check_classes(rows[rows["labels"].notna()], classes, args.folds)
     model, processor = load_checkpoint(args.model, truncation=args.truncate, device=args.device)

@@ -60,10 +60,11 @@ def to_microvolts(
     record = record.select(known)
     if record.duration_s > seconds:
         record = record.crop(0, min(seconds + 1, record.duration_s))  # a second more, for the filter
-    if np.isnan(record.signal).all():
+    kept = record.signal[:, : round(seconds * record.sampling_rate)]
+    if np.isnan(kept).all():
         raise EcgFormatError("Expected a recorded sample, got none in any standard lead.")
-    _refuse(missing == "raise", known, np.isnan(record.signal).any(axis=1), "samples marked invalid", "missing")
-    still = np.ptp(bridge_nan(record.signal), axis=1) < FLAT_MV
+    _refuse(missing == "raise", known, np.isnan(kept).any(axis=1), "samples marked invalid", "missing")
+    still = np.ptp(bridge_nan(kept), axis=1) < FLAT_MV
     _refuse(flat_leads == "raise", known, still, "no change at all", "flat_leads")
     if flat_leads == "mask":
         record = replace(record, signal=np.where(still[:, None], np.float32(np.nan), record.signal))

@@ -23,6 +23,7 @@ PATH_COLUMNS = ("file_name", "path", "file", "filename")
 
 FACTS = ("format", "sampling_rate", "leads", "units", "index")
 SEPARATOR = ";"
+SEXES = {"m": "male", "male": "male", "f": "female", "female": "female"}
 POSITIVE, NEGATIVE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no"}
 
 
@@ -35,7 +36,8 @@ class TableColumns:
         labels (sequence of `str`): Either one column per class with 0 or 1 (true, false, yes, no), or one column with
             names of classes, several of them separated by `;`. A blank cell of names is a record without any class.
         report (`str`, *optional*): The text; by default `report` if there is such a column.
-        patient (`str`, *optional*): Who the record is of. Without it every record counts as a patient of its own.
+        patient (`str`, *optional*): Who the record is of, `patient_id` where there is such a column. Without it every
+            record counts as a patient of its own.
         split (`str`, *optional*): `train`, `validation` or `test`; by default `split` if there is such a column.
     """
 
@@ -82,9 +84,10 @@ def read_rows(source: str | Path, columns: TableColumns = TableColumns()) -> tup
     """Return the rows of a table of ECG files, and the names of the classes.
 
     Returns:
-        `tuple`: A `DataFrame` with `record_id` (the path as the table has it), `file` (`Path`), `patient_id`, `labels`
-        (list of names, `None` where the cells leave the labels open; absent without label columns), `report`, `split`
-        and the other columns as text; and the classes, in the order of the columns, or sorted names.
+        `tuple`: A `DataFrame` with `record_id` (the path as the table has it, behind its split for folders of splits),
+        `file` (`Path`), `patient_id`, `labels` (list of names, `None` where the cells leave the labels open; absent
+        without label columns), `report`, `split` and the other columns as text; and the classes, in the order of the
+        columns, or sorted names.
 
     Raises:
         EcgSourceError: If the table cannot be read, lacks a column, names a file twice or a split that there is not,
@@ -101,7 +104,9 @@ def read_rows(source: str | Path, columns: TableColumns = TableColumns()) -> tup
             )
         if (blank := part[chosen].isna()).any():
             raise EcgSourceError(f"Expected a file in every row of {path.name}, got none in row {blank.argmax() + 1}.")
-        part = part.assign(record_id=part[chosen], file=[path.parent / name for name in part[chosen]])
+        # In folders of splits equal names are different files.
+        names = part[chosen] if split is None else split + "/" + part[chosen]
+        part = part.assign(record_id=names, file=[path.parent / name for name in part[chosen]])
         if split is not None:
             part["split"] = split
         parts.append(part)
@@ -110,7 +115,8 @@ def read_rows(source: str | Path, columns: TableColumns = TableColumns()) -> tup
         raise EcgSourceError(f"Expected rows in {str(source)!r}, got none.")
     if (twice := rows["file"].duplicated()).any():
         raise EcgSourceError(f"Expected every file once, got {rows['record_id'][twice].iloc[0]!r} more than once.")
-    patient = rows[columns.patient] if columns.patient else rows["record_id"]
+    known = columns.patient or ("patient_id" if "patient_id" in rows else None)
+    patient = rows[known] if known else rows["record_id"]
     if (blank := patient.isna()).any():
         raise EcgSourceError(f"Expected a patient in every row, got none for {rows['record_id'][blank].iloc[0]!r}.")
     rows["patient_id"] = patient
@@ -256,6 +262,8 @@ class EcgTable(EcgBuilder):
         rows, _ = read_rows(self.config.table, self.config.columns)
         names = ["record_id", "file", "patient_id", "report", "split", "labels", "age", "sex"]
         rows = rows[[name for name in names if name in rows]]
+        if "sex" in rows:
+            rows = rows.assign(sex=rows["sex"].astype(str).str.strip().str.lower().map(SEXES))
         if "age" in rows:
             rows = rows.assign(age=pd.to_numeric(rows["age"], errors="coerce"))
         return rows.assign(file=rows["file"].astype(str))
