@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from modeling_merit.processing.metrics.bootstrap import (
     Interval,
+    bootstrap_comparison,
     bootstrap_interval,
     compare_models,
     normal_interval,
@@ -140,6 +141,14 @@ def test_paired_tests_find_a_real_difference_and_none_between_equals():
     for other in (good, 100 * good - 5):
         same = compare_models("macro_auroc", labels, good, other, np.arange(400))
         assert same.p_bootstrap == same.p_permutation == 1 and same.low == same.difference == same.high == 0
+
+
+def test_undefined_differences_are_not_significant():
+    rng = np.random.default_rng(0)
+    nothing = compare_models("macro_auroc", np.zeros((200, 1), int), *rng.random((2, 200, 1)), np.arange(200))
+    assert np.isnan([nothing.difference, nothing.p_bootstrap, nothing.p_permutation]).all()
+    few = bootstrap_comparison(0.8, 0.7, np.array([0.8, np.nan, 0.6]), np.array([0.7, np.nan, 0.7]))
+    assert few.p_bootstrap == bootstrap_comparison(0.8, 0.7, np.array([0.8, 0.6]), np.array([0.7, 0.7])).p_bootstrap
 
 
 @pytest.mark.slow

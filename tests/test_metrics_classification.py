@@ -102,6 +102,9 @@ def test_bad_input_is_refused():
         metric_value("macro_brier", labels, scores)
     with pytest.raises(ValueError, match="finite"):
         metric_value("macro_auroc", labels, np.where(labels, np.nan, scores))
+    half = np.where(np.arange(20)[:, None] % 2, np.nan, norm.cdf(scores))  # must not count as decided against
+    with pytest.raises(ValueError, match="finite"):
+        metric_value("macro_f1_at_0.5", labels, half)
     with pytest.raises(ValueError, match="tune_thresholds"):
         metric_value("macro_f1_tuned", labels, norm.cdf(scores))
     with pytest.raises(ValueError, match="macro_auroc"):

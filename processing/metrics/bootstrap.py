@@ -167,7 +167,7 @@ def bootstrap_comparison(
     """Return the difference of two models from their values on the same resamples.
 
     The p-value is twice the smaller fraction of resamples on either side of zero, with one added to numerator and
-    denominator.
+    denominator. Resamples in which a value is not defined are left out; where none is left, the p-value is NaN.
 
     Args:
         value_a (`float`), value_b (`float`): Of the two models.
@@ -182,8 +182,13 @@ def bootstrap_comparison(
     """
     differences = resampled_a - resampled_b
     low, high = normal_interval(value_a - value_b, differences, level, bounds)
-    tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    p = float(min(1, 2 * (tail + 1) / (len(differences) + 1)))
+    defined = differences[np.isfinite(differences)]
+    tail = min((defined <= 0).sum(), (defined >= 0).sum())
+    p = (
+        float(min(1, 2 * (tail + 1) / (len(defined) + 1)))
+        if len(defined) and np.isfinite(value_a - value_b)
+        else np.nan
+    )
     return Comparison(value_a, value_b, value_a - value_b, low, high, p, None, len(differences))
 
 
@@ -231,8 +236,10 @@ def compare_models(
     twice, half = np.concatenate([labels, labels]), np.full(labels.shape[1], 0.5)
     first = metric_value(metric, twice, pooled, half, np.concatenate([kept, 1 - kept], axis=1))
     second = metric_value(metric, twice, pooled, half, np.concatenate([1 - kept, kept], axis=1))
-    extreme = (np.abs(first - second) >= abs(a - b) - 1e-12).sum()
-    return replace(drawn, p_permutation=float((extreme + 1) / (n_resamples + 1)))
+    exchanged = np.abs(first - second)[np.isfinite(first - second)]
+    extreme = (exchanged >= abs(a - b) - 1e-12).sum()
+    p = float((extreme + 1) / (len(exchanged) + 1)) if len(exchanged) and np.isfinite(a - b) else np.nan
+    return replace(drawn, p_permutation=p)
 
 
 def _exchangeable(metric: str, scores: np.ndarray, thresholds: Sequence[float] | np.ndarray | None) -> np.ndarray:

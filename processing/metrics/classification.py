@@ -208,6 +208,8 @@ def metric_value(
             f"Expected probabilities in [0, 1] for {metric}, got {scores.min():.3g} to {scores.max():.3g}. Apply a "
             f"sigmoid, or ask for ranking metrics only ({', '.join(RANKING_METRICS)})."
         )
+    if not np.isfinite(scores).all():
+        raise ValueError(f"Expected finite scores for {metric}, got {(~np.isfinite(scores)).sum()} that are not.")
     if name in ("f1_at_0.5", "f1_tuned"):
         scores = decide(scores, 0.5 if name == "f1_at_0.5" else thresholds)
     functions = {"auroc": auroc, "auprc": auprc, "f1_max_oracle": f1_max_oracle, "brier": brier, "ece": ece}
