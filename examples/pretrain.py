@@ -198,7 +198,10 @@ def make_loaders(args, tables, processor, accelerator):
         except ValueError as error:
             raise SystemExit(f"{args.dataset} cannot be streamed: {error}") from error
         files = (np.array([part.num_rows, part.sizes]) for part in tables)
-        reports = (np.frombuffer("\n".join(part["report"]).encode(), dtype=np.uint8) for part in tables)
+        reports = (
+            np.frombuffer("\n".join(report or "" for report in part["report"]).encode(), dtype=np.uint8)
+            for part in tables
+        )
     else:
         loaders = []
         for table, training in zip(tables, (True, False)):

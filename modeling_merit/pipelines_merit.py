@@ -227,12 +227,13 @@ class MeritZeroShotEcgClassificationPipeline(ScoringPipeline):
             labels = {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in labels.items()}
         else:
             labels = [labels] if isinstance(labels, str) else list(labels)
-        if self._last_prompts is None or self._last_prompts[0] != labels:
+        last = self._last_prompts  # which another thread may replace
+        if last is None or last[0] != labels:
             embedded = embed_prompts(self.model, self.processor, labels)
             for note in embedded.notes:
                 warnings.warn(note, stacklevel=3)
-            self._last_prompts = (labels, embedded)
-        return self._last_prompts[1]
+            self._last_prompts = last = (labels, embedded)
+        return last[1]
 
     def compute(self, ecgs):
         return self.model.get_score_features(ecgs["input_values"], ecgs["ecg_mask"]).float()

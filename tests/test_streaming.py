@@ -195,6 +195,21 @@ def test_rows_without_a_report_are_refused_for_alignment(tmp_path):
     assert "got 7 rows without" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
+def test_rows_without_a_report_can_be_streamed_where_none_is_needed(folder, tmp_path):
+    features = Features({"signal": Array2D((12, 1000), "int16"), "report": Value("string")})
+    for split in ("train", "validation"):
+        signals = [
+            np.asarray(row["signal"], dtype=np.int16)
+            for row in load_dataset("parquet", data_files=str(folder / f"{split}-*"), split="train")
+        ][:9]
+        rows = {"signal": signals, "report": [None, *["sinus rhythm"] * 8]}
+        Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{split}-00000.parquet")
+    alone = ["--contrastive_weight", 0, "--word_weight", 0, "--max_train_steps", 2]
+    run(tmp_path / "out", "--streaming", "--dataset", tmp_path, *alone)
+    assert (tmp_path / "out" / "pretraining_results.json").is_file()
+
+
 def test_accelerator_is_what_it_needs(folder, tiny_tokenizer):
     processor = MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer)
     pairs = EcgReportStream(ParquetFiles(str(folder), "train"), processor, options(), True, Accelerator(cpu=True))
