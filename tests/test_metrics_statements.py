@@ -96,6 +96,7 @@ def test_reports_read_by_hand(report):
         ("ischaemia is not seen", "absent"),
         ("ingen ischemi", "absent"),
         ("ischämie nicht auszuschliessen", "possible"),
+        ("cannot rule out acute ischaemia", "possible"),
         ("ischaemia cannot be excluded", "possible"),
         ("ischaemia is not excluded", "possible"),
         ("verdacht auf ischämie", "possible"),
