@@ -236,7 +236,7 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
 
         Returns:
             [`BatchFeature`] with `input_values` and `ecg_mask`, `(ecgs, leads, samples)`, or lists of `(leads,
-            samples)` without `return_tensors`.
+            samples)` without `return_tensors`, and whatever else the ECGs came with, such as labels.
 
         Raises:
             ValueError: If something is to be cut or padded to `max_length`, and that is not given.
@@ -250,10 +250,12 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         ((2, 12, 700), [6000, 8400])
         """
         if isinstance(processed_features, (list, tuple)):
-            names = processed_features[0].keys()
-            processed_features = {
-                name: [part for item in processed_features for part in _single(item[name])] for name in names
-            }
+            items, names = processed_features, processed_features[0].keys()
+            processed_features = {name: [item[name] for item in items] for name in names}
+            for name in {"input_values", "ecg_mask"} & names:
+                processed_features[name] = [part for item in items for part in _single(item[name])]
+            if "quality" in names:  # of single calls, lists of one
+                processed_features["quality"] = [part for item in items for part in _listed(item["quality"])]
         ecgs = [np.asarray(item) for item in processed_features["input_values"]]
         if not ecgs or ecgs[0].ndim != 2:
             return super().pad(
@@ -282,11 +284,12 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             np.pad(ecg.astype(np.float32), width, constant_values=self.padding_value)
             for ecg, width in zip(ecgs, widths)
         ]
-        data = {
+        padded = {
             "input_values": values,
             "ecg_mask": [np.pad(mask.astype(bool), width) for mask, width in zip(masks, widths)],
         }
-        return BatchFeature(data, tensor_type=return_tensors)
+        data = dict(processed_features) | padded
+        return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["quality"])
 
     def condition(self, signal: np.ndarray) -> np.ndarray:
         """
@@ -436,6 +439,10 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
 def _single(values: Any) -> list[Any]:
     """Return the ECGs (leads, samples) that `values` holds, one or a batch of them."""
     return list(values) if np.ndim(values) == 3 else [values]
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def _one_of(name: str, value: Any, choices: tuple[str, ...]) -> str:

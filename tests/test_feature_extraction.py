@@ -451,6 +451,21 @@ def test_quality_flags():
     assert quality_of(make_ecg(leads=1), leads=["V5"])["limb_lead_reversal"] is None
 
 
+def test_quality_says_nothing_of_leads_that_were_not_recorded():
+    ecg = make_ecg()
+    ecg[0] = np.nan
+    quality = quality_of(ecg)
+    assert quality["einthoven_residual_mv"] is None and quality["limb_lead_reversal"] is None
+    assert "I" in quality["absent_leads"] and quality["flat_leads"] == []
+    beat = np.maximum(sine(100, frequency=1.3)[0], 0) ** 15
+    ecg = np.outer([1.0, 1.2, 0.2, -1.1, 0.4, 0.7, -0.8, -0.4, 0.2, 0.9, 1.3, 1.1], beat)
+    half = ecg.shape[1] // 2
+    ecg[:6, half:], ecg[6:, :half] = np.nan, np.nan  # first limb leads, then chest leads
+    assert quality_of(ecg)["limb_lead_reversal"] is False and quality_of(ecg)["einthoven_residual_mv"] < 1e-5
+    ecg[:2] *= -1
+    assert quality_of(ecg)["limb_lead_reversal"] is True
+
+
 def test_limb_lead_reversal_is_suspected():
     beat = np.maximum(sine(100, frequency=1.3)[0], 0) ** 15
     ecg = np.outer([1.0, 1.2, 0.2, -1.1, 0.4, 0.7, -0.8, -0.4, 0.2, 0.9, 1.3, 1.1], beat)

@@ -1,5 +1,6 @@
 """The models under `Trainer` of transformers: gradient accumulation, evaluation, labels."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from transformers import Trainer, TrainingArguments
 from modeling_merit import (
     MeritConfig,
     MeritEcgConfig,
+    MeritFeatureExtractor,
     MeritForConditionalGeneration,
     MeritForEcgClassification,
     MeritForPreTraining,
@@ -78,6 +80,25 @@ def test_evaluate_gives_the_loss_of_the_model(build, tmp_path):
         expected = model.eval()(**{name: torch.stack([values] * 4) for name, values in record.items()}).loss.item()
     tolerance = {"rel": 0.2} if build is pre_training else {"rel": 1e-5}  # the masks are drawn anew
     assert metrics["eval_loss"] == pytest.approx(expected, **tolerance)
+
+
+def test_the_collator_that_trainer_makes_of_a_feature_extractor_keeps_labels(tmp_path):
+    torch.manual_seed(0)
+    rows = [{"input_values": ECG[:, :length], "labels": [0.0, 1.0, 1.0]} for length in (400, 500, 450, 500)]
+    arguments = TrainingArguments(
+        str(tmp_path), report_to=[], use_cpu=True, disable_tqdm=True, save_strategy="no", max_steps=1
+    )
+    model = classifier()
+    made = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows, processing_class=MeritFeatureExtractor())
+    made.train()
+    predicted = made.predict(rows)
+    assert predicted.label_ids.tolist() == [[0, 1, 1]] * 4 and np.isfinite(predicted.metrics["test_loss"])
+    extractor = MeritFeatureExtractor()
+    single = [
+        extractor(ECG.numpy(), 100, extractor.leads, "mV", return_quality=True, return_tensors="np") for _ in "ab"
+    ]
+    padded = extractor.pad([dict(one) | {"labels": 1} for one in single], return_tensors="pt")
+    assert padded["labels"].tolist() == [1, 1] and [found["nan_fraction"] for found in padded["quality"]] == [0, 0]
 
 
 def test_the_loss_comes_first_without_a_dictionary():
