@@ -125,8 +125,8 @@ def build(args, table):
     processor = MeritProcessor(extractor, tokenizer, num_ecg_tokens=args.num_ecg_tokens)
     model.requires_grad_(False)
     if args.train_language_model == "lora":
-        model = add_lora(model, args)
-    elif args.train_language_model == "full":
+        return add_lora(model, args), processor  # which says what is trained
+    if args.train_language_model == "full":
         model.language_model.requires_grad_(True)
     model.projector.requires_grad_(True)
     if args.train_encoder:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from tiny_models import ENCODER, build
 
+from modeling_merit import MeritEcgConfig, MeritEcgModel
 from modeling_merit.processing.training import checkpoints
 from modeling_merit.processing.training.checkpoints import (
     check_output_dir,
@@ -21,6 +23,7 @@ from modeling_merit.processing.training.checkpoints import (
     save_checkpoint,
     saved_checkpoints,
 )
+from modeling_merit.processing.training.run import save_model
 
 
 def write_checkpoint(folder: Path, step: int = 1) -> None:
@@ -199,3 +202,14 @@ def test_progress_survives_json():
     progress.sums["loss"] = 0.1 + 0.2
     state = json.loads(json.dumps(progress.state_dict()))
     assert state["best_loss"] == math.inf and state["sums"]["loss"] == 0.1 + 0.2
+
+
+def test_no_file_of_a_former_model_is_left_to_be_loaded(tmp_path):
+    """Adapters beside whole weights would be loaded on top of them."""
+    for name in ("adapter_config.json", "adapter_model.safetensors", "model-00001-of-00002.safetensors"):
+        (tmp_path / name).write_text("of a former run")
+    (tmp_path / "train_log.jsonl").write_text("kept")
+    save_model(build(MeritEcgModel, MeritEcgConfig(**ENCODER)), tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors", "train_log.jsonl"} <= names
+    assert not [name for name in names if name.startswith(("adapter", "model-"))]

@@ -176,12 +176,18 @@ def _load_unwrapped(accelerator: Accelerator) -> Callable[[list, str], None]:
 def save_model(model: PreTrainedModel, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Save a model so that a run killed meanwhile leaves the former one, and no file is half written.
 
-    `weights` are its own where they do not lie whole in this process.
+    Files of a former model that this one does not have, such as adapters, which would be loaded on top of it, are
+    removed. `weights` are its own where they do not lie whole in this process.
     """
     partial = folder / MODEL_PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial, state_dict=weights)
+    written = {path.name for path in partial.iterdir()}
     replace_files(partial, folder)
+    for pattern in ("adapter_*", "model*.safetensors*", "config.json", "generation_config.json"):
+        for path in folder.glob(pattern):
+            if path.name not in written:
+                path.unlink()
 
 
 def average_weights(model: nn.Module, decay: float) -> AveragedModel:
