@@ -20,6 +20,11 @@ from scipy.signal import resample_poly
 def prepare(record, facts):
     """Return `input_values` and `ecg_mask`, (1, leads, samples) each, of a record; leads go by their names."""
     signal, fields = wfdb.rdsamp(record)  # (samples, leads), in the unit that the header states
+    seconds, shortest, longest = len(signal) / fields["fs"], facts["min_seconds"], facts["max_seconds"]
+    if not shortest <= seconds <= longest:
+        sys.exit(f"Expected {shortest:g} to {longest:g} s, got {seconds:g} s. Cut a longer record into pieces.")
+    if facts["normalization"] != "none":
+        sys.exit(f"Expected a model of signals in mV, got one that wants them normalised: {facts['normalization']}.")
     ratio = Fraction(facts["sampling_rate"] / fields["fs"]).limit_denominator(1000)
     if ratio != 1:
         terms, window = (ratio.numerator, ratio.denominator), tuple(facts["resample_window"])
@@ -33,10 +38,19 @@ def prepare(record, facts):
     values = np.zeros((1, len(facts["leads"]), samples), dtype=np.float32)
     mask = np.zeros(values.shape, dtype=bool)
     rows = {lead.lower(): row for row, lead in enumerate(facts["leads"])}
-    for name, unit, lead in zip(fields["sig_name"], fields["units"], signal.T):
-        if (row := rows.get(name.lower())) is not None and np.isfinite(lead).all():
-            values[0, row, : len(lead)] = lead * {"mV": 1, "uV": 1e-3, "V": 1e3}[unit]
-            mask[0, row, : len(lead)] = True
+    found = {
+        name.lower(): lead * {"mV": 1, "uV": 1e-3, "V": 1e3}[unit]
+        for name, unit, lead in zip(fields["sig_name"], fields["units"], signal.T)
+        if name.lower() in rows and np.isfinite(lead).all()
+    }
+    if not found:
+        sys.exit(f"Expected leads of {', '.join(facts['leads'])}, got {', '.join(fields['sig_name'])}: rename them.")
+    if facts["derive_leads"] and found.keys() >= {"i", "ii"}:
+        i, ii = found["i"], found["ii"]
+        found = {"iii": ii - i, "avr": -(i + ii) / 2, "avl": i - ii / 2, "avf": ii - i / 2} | found
+    for name in found.keys() & rows.keys():
+        values[0, rows[name], : len(signal)] = found[name]
+        mask[0, rows[name], : len(signal)] = True
     return {"input_values": values, "ecg_mask": mask}
 
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -186,10 +188,10 @@ runpy.run_path(script, run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("rate", [100, 500])
-def test_inference_without_torch(checkpoint, folder, tmp_path, rate):
+@pytest.mark.parametrize(("rate", "absent"), [(100, ("V3",)), (500, ("III", "aVR", "aVL", "aVF"))])
+def test_inference_without_torch(checkpoint, folder, tmp_path, rate, absent):
     ecg = simulate_ecg("atrial_fibrillation", seed=7, sampling_rate=rate)
-    record = EcgRecord(ecg.signal, rate, ecg.leads).select([lead for lead in STANDARD_LEADS if lead != "V3"])
+    record = EcgRecord(ecg.signal, rate, ecg.leads).select([lead for lead in STANDARD_LEADS if lead not in absent])
     file = str(write_wfdb(record, tmp_path))
     command = [
         sys.executable,
@@ -207,3 +209,12 @@ def test_inference_without_torch(checkpoint, folder, tmp_path, rate):
         dict(zip(PROMPTS, scores.tolist())), abs=2e-3
     )
     assert DISCLAIMER in done.stdout
+    unknown = tmp_path / "unknown"
+    unknown.mkdir()
+    for end in (".hea", ".dat"):
+        shutil.copy(Path(file).with_suffix(end), unknown)
+    header = unknown / Path(file).with_suffix(".hea").name
+    header.write_text(re.sub(r"(?m)^(\S+\.dat .*) (\w+)$", r"\1 Lead \2", header.read_text()))
+    command[-1] = header.with_suffix("")
+    refused = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=dict(os.environ))
+    assert refused.returncode == 1 and "rename them" in refused.stderr, refused.stderr
