@@ -231,6 +231,8 @@ class TestCommands:
         assert "Expected `--model`" in refusal("index", ecgs, "--out", out)
         assert "no index" in refusal("search", tmp_path / "absent", "atrial")
         assert main(["index", str(ecgs), "--out", str(out), "--model", checkpoint]) == 0
+        EcgIndex.create(tmp_path / "python", {"weights": "w"}).add(table(0, 3, vectors(3)))
+        assert "Expected --model" in refusal("search", tmp_path / "python", "atrial")
         assert "one of them" in refusal("search", out)
         assert "one of them" in refusal("search", out, "atrial", "--ecg", ecgs / "r00.hea")
         assert "columns record_id, file" in refusal("search", out, "atrial", "--where", "weight > 3")

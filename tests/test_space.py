@@ -179,6 +179,10 @@ class TestRead:
             ([("a.csv", b"")], "is empty"),
             ([("a.hea", b"a 1 100 1000\na.dat 16 200/mV 16 0 0 0 0 I\n")], "a.dat, which is not in its folder"),
             ([("a.csv", CSV), ("b.csv", CSV)], "got 2 files"),
+            (
+                [(f"{name}.hea", f"{name} 1 100 1000\n{name}.dat 16 200/mV 16 0 0 0 0 I\n".encode()) for name in "ab"],
+                "files of one record, got 2 headers",
+            ),
             ([], "Upload or choose an ECG first"),
         ],
     )

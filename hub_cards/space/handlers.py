@@ -40,6 +40,7 @@ from modeling_merit.processing.inference import (
 from modeling_merit.processing.inspection import describe, printable
 from modeling_merit.processing.plotting import plot_ecg
 from modeling_merit.processing.readers import EcgRecord, detect_format, open_source, read_ecg
+from modeling_merit.processing.readers.wfdb_header import read_header
 from modeling_merit.processing.record import DISCLAIMER
 
 HERE = Path(__file__).resolve().parent
@@ -132,6 +133,13 @@ def read(files, start=0, sampling_rate=None, units=None, leads=None, index=None)
         headers = [path for path in paths if path.suffix.lower() == ".hea"]
         if len(paths) > 1 and not headers:
             raise ValueError(f"Expected one ECG file, or a WFDB header with its signal files, got {len(paths)} files.")
+        if len(headers) > 1:  # of which one names the others, if they are one record
+            segments = {f"{name}.hea" for path in headers for name, _ in read_header(path).segments}
+            headers = [path for path in headers if path.name not in segments]
+            if len(headers) != 1:
+                raise ValueError(
+                    f"Expected the files of one record, got {len(headers)} headers. Upload one at a time."
+                )
         path = (headers or paths)[0]
         format = detect_format(open_source(path))
         names = [name.strip() for name in leads.split(",")] if leads else None

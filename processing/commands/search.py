@@ -44,7 +44,9 @@ def run(args: argparse.Namespace) -> int:
     columns = args.columns or [name for name in ("record_id", "age", "sex", "report") if name in index.columns]
     if unknown := [name for name in columns if name not in index.columns]:
         raise ValueError(f"Expected columns of the index ({', '.join(index.columns)}), got {', '.join(unknown)}.")
-    checkpoint = args.model or index.about["model"]
+    checkpoint = args.model or index.about.get("model")
+    if checkpoint is None:
+        raise ValueError("Expected --model: the index does not say which checkpoint its vectors are of.")
     index.check_weights(checkpoint_fingerprint(find_checkpoint(checkpoint)))
     model, processor = load_checkpoint(checkpoint, truncation=args.truncate)
     if args.text is not None:
