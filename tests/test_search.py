@@ -212,9 +212,14 @@ class TestCommands:
         rows = EcgIndex(tmp_path / "i").search(query, k=2, columns=["record_id", "age", "file"])
         assert dict(zip(rows["record_id"], rows["age"])) == {"a/r00.hea": 50, "b/00001.hea": 60}
         assert not set(rows["file"]) & {"x", "y", "z"}
+        assert index("key,age\nother,1\n")[0] == 0  # rows of what is there already are not needed again
         (folder / "b" / "00001.hea").rename(folder / "b" / "r00.hea")
-        both = index("key,age\nr00,50\n")
-        assert both[0] == 2 and "got one, 'r00', for both 'a/r00.hea' and 'b/r00.hea'" in both[1].err
+        (folder / "a" / "r00.hea").rename(folder / "a" / "r01.hea")
+        (folder / "c").mkdir()
+        for end in (".hea", ".dat"):
+            shutil.copy(ecgs / f"r00{end}", folder / "c")
+        both = index("key,age,file\nr00,50,x\nr01,50,x\n")
+        assert both[0] == 2 and "got one, 'r00', for both 'b/r00.hea' and 'c/r00.hea'" in both[1].err
 
     def test_failures_are_listed(self, checkpoint, ecgs, tmp_path, capsys):
         files = [str(ecgs / "r00.hea"), str(tmp_path / "absent.edf")]

@@ -114,10 +114,10 @@ def _index_ecgs(args: argparse.Namespace, metadata: _Metadata, failures: list[st
     weights = checkpoint_fingerprint(find_checkpoint(args.model))
     index = EcgIndex.create(args.out, {"model": args.model, "weights": weights})
     sources = list_sources(args.sources, args.pattern, args.id_column)
-    for source in sources:
-        metadata.of(source.record_id)  # which refuses before anything is embedded
     there = index.ids()
     left = [source for source in sources if source.record_id not in there]
+    for source in left:
+        metadata.of(source.record_id)  # which refuses before anything is embedded
     added, waiting = 0, []
     if left:
         from tqdm import tqdm
@@ -185,7 +185,8 @@ def _metadata(args: argparse.Namespace) -> _Metadata:
     keys = table[args.key]
     if pd.api.types.is_float_dtype(keys):  # whole numbers, and blanks
         keys = keys.astype("Int64")
-    table, keys = table[keys.notna() & (keys != "")], keys[keys.notna() & (keys != "")].astype(str)
+    named = keys.notna() & (keys != "")
+    table, keys = table[named], keys[named].astype(str)
     if keys.duplicated().any():
         twice = keys[keys.duplicated()].iloc[0]
         raise ValueError(f"Expected every key once in {args.metadata.name}, got {twice!r} more than once.")
