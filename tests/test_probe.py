@@ -163,7 +163,7 @@ def test_more_folds_than_patients_of_any_class_are_refused_before_anything_is_em
     table.to_csv(work / "four.csv", index=False)
     monkeypatch.setattr(inference, "load_checkpoint", lambda *args, **kwargs: pytest.fail("loaded"))
     assert probe(work, tmp_path / "out", "--label-columns", "AF", *PATIENT, table="four.csv") == 2
-    assert "got at most 4. Pass `--folds 4`" in capsys.readouterr().err
+    assert "got at most 4. Use 4 folds" in capsys.readouterr().err
     labels = np.isin(np.arange(60), [0, 1, 2, 3]).astype(int)[:, None]
     with pytest.raises(ValueError, match="at most 4. Use 4 folds"):
         patient_folds(labels, np.arange(60))

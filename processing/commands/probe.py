@@ -18,7 +18,6 @@ from .common import REFUSALS, facts_of, list_failures, message_of, print_json
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
 BATCH = 32
 RESULTS = "probe_results.json"
@@ -78,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"Expected --folds of at least 3, got {args.folds}.")
     from ..data.tables import TableColumns, label_matrix, read_rows
     from ..inference import embed_prompts, load_checkpoint
-    from ..probing.cross_validation import cross_validate, fit_classifier, to_model
+    from ..probing.cross_validation import check_classes, cross_validate, fit_classifier, to_model
     from ..probing.zero_shot_prior import zero_shot_weights
 
     columns = TableColumns(path=args.path_column, labels=args.label_columns, patient=args.patient_column)
@@ -88,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
         prompts = (load_prompts if args.prompts in LABEL_SETS else read_prompt_file)(args.prompts, class_names=classes)
     if (rows["patient_id"] == rows["record_id"]).all():
         print("note: without --patient-column every file counts as a patient of its own.", file=sys.stderr)
-    _check_classes(rows[rows["labels"].notna()], classes, args.folds)
+    named = rows[rows["labels"].notna()]
+    check_classes(label_matrix(named["labels"], classes), named["patient_id"], args.folds, classes)
     model, processor = load_checkpoint(args.model, truncation=args.truncate, device=args.device)
     failures: list[str] = []
     features, kept = _embed(model.ecg_model, processor, rows.to_dict("records"), args, failures)
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("Expected files that can be read, got none; nothing is written.")
     rows = rows.iloc[kept]
     labels, patients = label_matrix(rows["labels"], classes), rows["patient_id"].to_numpy(dtype=str)
-    _check_classes(rows, classes, args.folds)  # again, without the files that could not be used
+    check_classes(labels, patients, args.folds, classes)  # again, without the files that could not be used
     weights = prior = None
     if prompts is not None:
         embedded = embed_prompts(model, processor, prompts)
@@ -178,26 +178,6 @@ def _embed(
             encode(batch)
     kept = sorted(features)
     return np.stack([features[number] for number in kept]) if kept else np.empty((0, 0)), kept
-
-
-def _check_classes(rows: "pd.DataFrame", classes: Sequence[str], folds: int) -> None:
-    """Refuse classes that cannot be cross-validated, by their names."""
-    from ..data.tables import label_matrix
-
-    patients, most = rows["patient_id"].to_numpy(dtype=str), 0
-    for name, column in zip(classes, label_matrix(rows["labels"], classes).T):
-        counts = [len(set(patients[column == value])) for value in (1, 0)]
-        most = max(most, min(counts))
-        if min(counts) < 3:
-            raise ValueError(
-                f"Expected 3 patients with class {name!r} and 3 without it, got {counts[0]} and {counts[1]}. Leave "
-                "the class out of --label-columns, or add files."
-            )
-    if most < folds:
-        raise ValueError(
-            f"Expected a class in {folds} patients, one for each of the --folds, and its absence in as many, got at "
-            f"most {most}. Pass `--folds {most}`, or add files."
-        )
 
 
 def _numbers(interval: Any) -> dict[str, float]:

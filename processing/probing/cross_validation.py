@@ -68,6 +68,30 @@ class CrossValidation:
     prior_scale: float = 0.0
 
 
+def check_classes(
+    labels: np.ndarray, patient_ids: Sequence | np.ndarray, n_folds: int, names: Sequence[str] | None = None
+) -> None:
+    """Refuse classes that cannot be cross-validated.
+
+    Raises:
+        ValueError: As `patient_folds`; with the name of the class, or else the number of its column.
+    """
+    patients, most = np.asarray(patient_ids), 0
+    for column, of_class in enumerate(np.asarray(labels).T):
+        counts = [len(np.unique(patients[of_class == value])) for value in (1, 0)]
+        most = max(most, min(counts))
+        if min(counts) < 3:
+            raise ValueError(
+                f"Expected 3 patients with class {(names or range(labels.shape[1]))[column]!r} and 3 without it, got "
+                f"{counts[0]} and {counts[1]}. Leave the class out, or add records."
+            )
+    if most < n_folds:
+        raise ValueError(
+            f"Expected a class in {n_folds} patients, one for each fold, and its absence in as many, got at most "
+            f"{most}. Use {most} folds, or add records."
+        )
+
+
 def patient_folds(labels: np.ndarray, patient_ids: Sequence, n_folds: int = 5, seed: int = 0) -> np.ndarray:
     """Return the fold of every row, no patient in two, the rarest class of each row spread evenly.
 
@@ -90,20 +114,7 @@ def patient_folds(labels: np.ndarray, patient_ids: Sequence, n_folds: int = 5, s
     labels, patients = np.asarray(labels), np.unique(np.asarray(patient_ids, dtype=str), return_inverse=True)[1]
     if not 3 <= n_folds <= patients.max(initial=-1) + 1:
         raise ValueError(f"Expected 3 folds or more, and a patient in each, got {n_folds} for {patients.max() + 1}.")
-    most = 0
-    for column, of_class in enumerate(labels.T):
-        counts = [len(np.unique(patients[of_class == value])) for value in (1, 0)]
-        most = max(most, min(counts))
-        if min(counts) < 3:
-            raise ValueError(
-                f"Expected every class in 3 patients and its absence in 3, got {counts[0]} and {counts[1]} for class "
-                f"{column}. Leave such a class out, or add records."
-            )
-    if most < n_folds:
-        raise ValueError(
-            f"Expected a class in {n_folds} patients, one for each fold, and its absence in as many, got at most "
-            f"{most}. Use {most} folds, or add records."
-        )
+    check_classes(labels, patients, n_folds)
     rarity = np.where(labels == 1, labels.sum(0), len(labels) + 1)
     rarest = np.where(labels.any(1), rarity.argmin(1), labels.shape[1])
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
@@ -268,6 +279,7 @@ __all__ = [
     "METRICS",
     "CrossValidation",
     "LinearClassifier",
+    "check_classes",
     "cross_validate",
     "fit_classifier",
     "patient_folds",
