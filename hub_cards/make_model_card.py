@@ -7,8 +7,8 @@ The folder's file of results chooses the card: pretraining_results.json that of 
 that of a classifier, report_training_results.json that of a report writer, whose `--results` are the rows of
 evaluate_reports.py; a classifier or report writer of other data gets a short card without claims. Beside a card with
 results, `.eval_results/` says them as leaderboards of the Hub read them; they show where the data set's repository
-declares itself a benchmark. `--calibration` takes rows of the metrics `ece` and
-`brier`, as other result rows. No CO2 is stated: nothing here measures energy.
+declares itself a benchmark. `--calibration` takes rows of the metrics `ece` and `brier`, as other result rows. No CO2
+is stated: nothing here measures energy.
 """
 
 import argparse

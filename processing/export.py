@@ -361,8 +361,8 @@ def _quantize(source: Path, target: Path, feeds: Sequence[Mapping[str, "torch.Te
 
 def _facts(model: Any, extractor: Any) -> dict[str, Any]:
     """Return how an ECG is prepared for the graphs, and what their outputs mean."""
-    names = ("sampling_rate", "leads", "derive_leads", "high_pass", "normalization", "resample_window")
-    facts: dict[str, Any] = {name: getattr(extractor, name) for name in (*names, "min_seconds", "max_seconds")}
+    names = ("sampling_rate", "leads", "derive_leads", "high_pass", "normalization", "resample_window", "min_seconds")
+    facts: dict[str, Any] = {name: getattr(extractor, name) for name in (*names, "max_seconds")}
     facts["multiple_of"] = getattr(model.config, "ecg_config", model.config).patch_length  # samples
     if hasattr(model, "classifier"):
         facts |= {"labels": list(model.config.id2label.values()), "problem_type": model.config.problem_type}

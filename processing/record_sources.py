@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .readers import read_ecg
+from .readers.read import RATE_TOLERANCE
 from .readers.source import MAX_FILE_BYTES, millivolts_per
 from .readers.wfdb_header import read_header
 from .record import EcgFormatError, EcgRecord
@@ -279,7 +280,7 @@ def _same(name: str, of_table: Any, stated: Any) -> bool:
         return millivolts_per(of_table) == millivolts_per(stated)
     if name == "leads":
         return isinstance(stated, Mapping) or list(of_table) == list(stated)
-    return abs(of_table - stated) <= 1e-3 * stated
+    return abs(of_table - stated) <= RATE_TOLERANCE * stated
 
 
 def _fetch(url: str, folder: Path) -> Path:

@@ -167,7 +167,7 @@ def bootstrap_comparison(
     """Return the difference of two models from their values on the same resamples.
 
     The p-value is twice the smaller fraction of resamples on either side of zero, with one added to numerator and
-    denominator. Resamples in which a value is not defined are left out; where none is left, the p-value is NaN.
+    denominator, of those in which both values are defined; it is NaN where the difference is not.
 
     Args:
         value_a (`float`), value_b (`float`): Of the two models.
@@ -184,11 +184,7 @@ def bootstrap_comparison(
     low, high = normal_interval(value_a - value_b, differences, level, bounds)
     defined = differences[np.isfinite(differences)]
     tail = min((defined <= 0).sum(), (defined >= 0).sum())
-    p = (
-        float(min(1, 2 * (tail + 1) / (len(defined) + 1)))
-        if len(defined) and np.isfinite(value_a - value_b)
-        else np.nan
-    )
+    p = float(min(1, 2 * (tail + 1) / (len(defined) + 1))) if np.isfinite(value_a - value_b) else np.nan
     return Comparison(value_a, value_b, value_a - value_b, low, high, p, None, len(differences))
 
 
@@ -238,7 +234,7 @@ def compare_models(
     second = metric_value(metric, twice, pooled, half, np.concatenate([1 - kept, kept], axis=1))
     exchanged = np.abs(first - second)[np.isfinite(first - second)]
     extreme = (exchanged >= abs(a - b) - 1e-12).sum()
-    p = float((extreme + 1) / (len(exchanged) + 1)) if len(exchanged) and np.isfinite(a - b) else np.nan
+    p = float((extreme + 1) / (len(exchanged) + 1)) if np.isfinite(a - b) else np.nan
     return replace(drawn, p_permutation=p)
 
 

@@ -97,9 +97,8 @@ def _time(sequence: Element) -> tuple[float, datetime | None]:
     if not 1e-6 <= interval <= 10:
         raise EcgFormatError(f"Expected a time increment from 1 us to 10 s, got {interval:g} s.")
     # 0.002 s is not exact in binary; twelve digits of the rate are what the text can mean.
-    return float(f"{1 / interval:.12g}"), time_of_digits(
-        _value(sequence, "value/head")
-    ) if kind == "GLIST_TS" else None
+    start = time_of_digits(_value(sequence, "value/head")) if kind == "GLIST_TS" else None
+    return float(f"{1 / interval:.12g}"), start
 
 
 def _lead(sequence: Element) -> np.ndarray:

@@ -98,17 +98,13 @@ def open_recording(source: Source) -> Recording:
         part = slice(start - first_record * per_record, stop - first_record * per_record)
         for row, marks, i in zip(signal, missing, chosen):
             digital = layout.digital(records, i)
-            if layout.samples[i] == per_record:
-                digital = digital[part]
             marked = no_value(digital[None])[0]
             piece = ((digital.astype(np.float64) - ranges[i][3]) * steps[i] + ranges[i][1]) * millivolts[i]
             piece[marked] = np.nan
             if layout.samples[i] != per_record:
-                marks[:] = resample_invalid(marked, len(piece), length)[:length][part]
-                piece = resample_with_gaps(piece[None], len(piece), length)[0][:length][part]
-            else:
-                marks[:] = marked
-            row[:] = piece
+                marked = resample_invalid(marked, len(piece), length)
+                piece = resample_with_gaps(piece[None], len(piece), length)[0]
+            marks[:], row[:] = marked[part], piece[part]
         return source.record(
             signal,
             rate,

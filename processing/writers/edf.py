@@ -36,7 +36,7 @@ def write_edf(record: EcgRecord, path: Path, overwrite: bool = True) -> Path:
             samples / duration,
             label=f"ECG {lead}",
             physical_dimension="uV",
-            physical_range=(-32768, 32767) if np.abs(row).max() < 32.767 else (-_wider(row), _wider(row)),
+            physical_range=_physical_range(row),
         )
         for lead, row in zip(record.leads, record.signal.astype(np.float64))
     ]
@@ -53,9 +53,13 @@ def write_edf(record: EcgRecord, path: Path, overwrite: bool = True) -> Path:
     return path
 
 
-def _wider(row: np.ndarray) -> float:
-    """Return whole microvolts a twentieth above the largest value of a lead in mV."""
-    return float(np.ceil(1050 * np.abs(row).max()))
+def _physical_range(row: np.ndarray) -> tuple[float, float]:
+    """Return the µV at the ends of the range of a lead in mV: steps of one, or to a twentieth above its largest."""
+    largest = np.abs(row).max()
+    if largest < 32.767:
+        return -32768, 32767
+    end = float(np.ceil(1050 * largest))
+    return -end, end
 
 
 def _edf_data_record(record: EcgRecord) -> tuple[int, float]:
