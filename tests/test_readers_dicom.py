@@ -89,8 +89,16 @@ def test_contradictions_are_refused(change, reason):
 def test_a_lead_without_a_sensitivity_is_refused_not_guessed():
     item = group(SAMPLES, [channel("I"), channel("II")])
     del item.ChannelDefinitionSequence[1].ChannelSensitivity
-    with pytest.raises(EcgFormatError, match="ChannelSensitivity"):
+    with pytest.raises(EcgFormatError, match="II is not calibrated"):
         read_ecg(dicom([item]))
+
+
+@pytest.mark.parametrize(
+    ("text", "years"), [("046Y", 46), ("006M", 0.5), ("003W", 3 / 52.1775), ("012D", 12 / 365.25), ("", None)]
+)
+def test_ages_of_infants(text, years):
+    record = read_ecg(dicom([group(SAMPLES, [channel("I"), channel("II")])], PatientAge=text))
+    assert record.age == (None if years is None else pytest.approx(years))
 
 
 def test_a_deflated_file_is_refused_before_it_is_inflated():

@@ -108,6 +108,34 @@ class TestEdf:
         with pytest.raises(EcgFormatError, match=message):
             read_ecg(bytes(content))
 
+    @pytest.mark.parametrize(
+        ("kind", "stamp", "continuous"),
+        [
+            (b"EDF+C", b"+1.0004", True),
+            (b"EDF+C", b"+1.01", True),
+            (b"EDF+C", b"+1.0100", False),
+            (b"EDF+D", b"+1.0004", False),
+        ],
+    )
+    def test_rounded_times_of_a_continuous_file(self, kind, stamp, continuous):
+        """A file that says that it is continuous may round its stamps to half a sample or to their last digit."""
+        edf = edfio.Edf([signal()], data_record_duration=1, annotations=[edfio.EdfAnnotation(0, None, "x")])
+        content = edf.to_bytes().replace(b"EDF+C", kind, 1)
+        at = content.rindex(b"+1\x14\x14")
+        content = content[:at] + (stamp + b"\x14\x14").ljust(12, b"\0") + content[at + 12 :]
+        if continuous:
+            assert read_ecg(content).n_samples == 1000
+        else:
+            with pytest.raises(EcgFormatError, match="gaps"):
+                read_ecg(content)
+
+    def test_many_short_data_records_are_refused_before_their_times_are_read(self):
+        edf = edfio.Edf([signal()], data_record_duration=1, annotations=[edfio.EdfAnnotation(0, None, "x")])
+        content = bytearray(edf.to_bytes())
+        content[244:252] = b"1e-7    "
+        with pytest.raises(EcgFormatError, match="too short for their samples"):
+            read_ecg(bytes(content))
+
     def test_gaps_are_refused(self):
         edf = edfio.Edf([signal()], data_record_duration=1, annotations=[edfio.EdfAnnotation(0, None, "x")])
         content = bytearray(edf.to_bytes())

@@ -251,7 +251,7 @@ class TestCommas:
             read_ecg(f"# fs: 500\n# units: uV\nI,II\n{body * 100}".encode(), format="csv")
 
     def test_one_column(self):
-        with pytest.raises(EcgFormatError, match="1 columns, got the line '1,000'"):
+        with pytest.raises(EcgFormatError, match="1 columns, got 2 in line 1 below"):
             read_ecg(b"# fs: 500\nII [uV]\n" + b"1,000\n" * 100)
 
 
@@ -299,7 +299,24 @@ class TestHeaders:
         with pytest.raises(EcgFormatError, match="no lead is called ''"):
             read_ecg(f",I [mV]\n{lines.replace('7,', '9,')}".encode(), sampling_rate=500)
 
-    @pytest.mark.parametrize("missing", ["NA", "", "NaN", "null", "n/a", "None", "#N/A"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_empty_lines_of_a_single_column_are_missing_samples(self, end):
+        values = [f"{i / 1000:.3f}" for i in range(10)]
+        values[3] = values[4] = ""
+        content = "II [mV]\n# by hand\n" + "\n".join(values[:6] + ["# half"] + values[6:]) + "\n\n"
+        record = read_ecg(content.replace("\n", end).encode(), sampling_rate=500)
+        np.testing.assert_array_equal(np.isnan(record.signal[0]), [value == "" for value in values])
+        doubled = "II [mV]\n" + "\n\n".join("0.5" for _ in range(10)) + "\n"
+        assert read_ecg(doubled.replace("\n", end).encode(), sampling_rate=500).n_samples == 10
+
+    @pytest.mark.parametrize("odd", ["John Smith,19530508,0", "0.004,John,1", "0.004,1"])
+    def test_text_among_the_numbers_is_not_repeated(self, odd):
+        content = "time [s],I [mV],II [mV]\n" + rows(3) + f"{odd}\n" + rows(5)
+        with pytest.raises(EcgFormatError, match="3 columns.* line 4") as refused:
+            read_ecg(content.encode())
+        assert not any(part in str(refused.value) for part in ("John", "Smith", "1953"))
+
+    @pytest.mark.parametrize("missing", ["NA", "-", "", "NaN", "null", "n/a", "None", "#N/A"])
     def test_missing_values_in_the_first_rows(self, missing):
         lines = rows().splitlines()
         empty = [f"{line.split(',')[0]},{missing},{missing}" for line in lines[:3]]
@@ -322,6 +339,7 @@ class TestHeaders:
         record = read_ecg(b"# fs: 500\n# units: mV\nV1,V2\n0,1\n1,0\n")
         assert (record.n_samples, record.sampling_rate) == (2, 500)
         assert read_ecg(b"time [s],V1 [mV]\n0,1\n0.002,0\n").sampling_rate == 500
+        assert read_ecg(b"# fs: 500\ntime [s],V1 [mV]\n0,1\n").n_samples == 1
 
     def test_axes_and_other_signals(self):
         names = ("time [s],X [g],Y [g],PPG [mV],acc_z [mV],C3-A2 [uV],II [mV]", "1,2,3,4,5,6")
@@ -361,6 +379,7 @@ class TestHostileText:
             b"# fs" + b" " * 10**6 + b": 500\nI\n" + b"x\n" * 10,
             b"#\n" * 10**6 + b"I\n0\n",
             b"I\nx\n" * 10**6,
+            b"time [s],I [mV]\n" + b"\n" * 2**23,
             b'I,II\n1,2\n"' + b"1,2\n" * 2**18,
             b"time [s],I [mV]\n" + b"0:0:00.000,2\n" * 2**16,
             b"I [mV]\n1\x852\n",

@@ -63,6 +63,26 @@ class TestSmallRecords:
         np.testing.assert_array_equal(np.isnan(record.signal), [[0, 1, 0, 0], [0, 0, 0, 0]])
         assert record.notes == ("I: 1 of 4 samples invalid",)
 
+    def test_markers_of_no_value_are_nan_in_parts_as_in_the_whole(self, tmp_path):
+        digital = np.round(200 * np.sin(np.arange(2000) / 40)).astype("<i2")[:, None]
+        digital[500:600] = 32767
+        path = write(
+            tmp_path, "rec 1 500 2000\nrec.dat 16 200/mV 16 0 0 0 0 II\n".replace(" 16 0 0 0 0 II", ""), digital
+        )
+        whole = read_ecg(path, leads=["II"])
+        assert np.isnan(whole.signal[0]).sum() == 100 and np.nanmax(whole.signal) <= 1
+        part = read_ecg(path, leads=["II"], start_s=0.5, seconds=2)
+        np.testing.assert_array_equal(part.signal, whole.signal[:, 250:1250])
+        assert any("100 of 1000" in note for note in part.notes)
+
+    @pytest.mark.parametrize("rate", ["500", "500.", "5e2", "5.0E+2"])
+    @pytest.mark.parametrize("gain", ["200", "2e2", ".2e3"])
+    def test_numbers_as_the_standard_allows_them(self, tmp_path, rate, gain):
+        header = TWO_LEADS.replace("2 500", f"2 {rate}").replace("200", gain)
+        record = read_ecg(write(tmp_path, header))
+        assert record.sampling_rate == 500
+        np.testing.assert_allclose(record.signal[0], np.array([1, 2, 3, 4]) / 200)
+
     def test_age_and_sex_of_every_manner(self, tmp_path):
         for comment, expected in [
             ("#Age: 61\n#Sex: Male\n", (61, "male")),

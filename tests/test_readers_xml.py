@@ -33,6 +33,44 @@ def test_aecg_scale_origin_unit_and_time():
         assert read_ecg(changed).start_time == expected, written
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_aecg_leads_recorded_in_turn(relative):
+    """Leads of a printout of 3 x 4 stand in a sequence set of their own each."""
+    first, second = aecg(), aecg(("MDC_ECG_LEAD_V1", "MDC_ECG_LEAD_V2"))
+    second = second.replace(b"20200229235958.5", b"20200229235959.5")
+    if relative:
+        both = [
+            part.replace(b"GLIST_TS", b"GLIST_PQ").replace(b"TIME_ABSOLUTE", b"TIME_RELATIVE")
+            for part in (
+                first.replace(b'<head value="20200229235958.5"/>', b'<head value="0" unit="s"/>'),
+                second.replace(b'<head value="20200229235959.5"/>', b'<head value="1000" unit="ms"/>'),
+            )
+        ]
+        first, second = both
+    start, end = b"<component><sequenceSet>", b"</sequenceSet></component>"
+    other = start + second.partition(start)[2].partition(end)[0] + end
+    record = read_ecg(first.replace(end, end + other))
+    assert record.leads == ("I", "II", "V1", "V2") and record.signal.shape == (4, 1000)
+    expected = np.full((4, 1000), np.nan)
+    expected[:2, :500], expected[2:, 500:] = SAMPLES * 0.0025, SAMPLES * 0.0025
+    np.testing.assert_allclose(record.signal, expected, rtol=1e-5)
+    assert any("one after the other" in note for note in record.notes)
+
+    again = read_ecg(first.replace(end, end + start + first.partition(start)[2].partition(end)[0] + end))
+    assert again.signal.shape == (2, 500) and any("1 of its sequence sets not" in note for note in again.notes)
+
+
+@pytest.mark.parametrize(
+    ("unit", "years"), [("a", 6.0), ("mo", 0.5), ("wk", 6 / 52.1775), ("d", 6 / 365.25), ("kg", None)]
+)
+def test_ages_of_aecg_in_their_unit(unit, years):
+    observation = (
+        f'<relatedObservation><code code="21612-7"/><value value="6" unit="{unit}"/></relatedObservation>'
+    ).encode()
+    record = read_ecg(aecg().replace(b"</series>", observation + b"</series>"))
+    assert record.age == (None if years is None else pytest.approx(years))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

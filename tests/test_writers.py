@@ -1,5 +1,7 @@
 """What `write_ecg` writes, `read_ecg` reads back."""
 
+from datetime import datetime
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,6 +36,16 @@ def test_what_is_written_can_be_read(tmp_path_factory, suffix, record):
     np.testing.assert_allclose(back.signal, record.signal, rtol=1e-6, atol=TOLERANCE_MV[suffix])
     if suffix in (".npz", ".json"):
         assert (back.age, back.sex) == (record.age, record.sex)
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_frank_leads_and_the_time_are_read_back(tmp_path, suffix):
+    signal = np.random.default_rng(0).normal(0, 0.5, (3, 500))
+    record = EcgRecord(signal, 500, ("X", "Y", "Z"), start_time=datetime(2001, 5, 31, 10, 11, 12))
+    back = read_ecg(write_ecg(record, tmp_path / f"frank{suffix}"))
+    assert back.leads == ("X", "Y", "Z")
+    assert back.start_time == (None if suffix == ".csv" else record.start_time)
+    np.testing.assert_allclose(back.signal, signal, rtol=1e-6, atol=TOLERANCE_MV[suffix])
 
 
 @pytest.mark.parametrize("suffix", WRITERS)

@@ -6,12 +6,14 @@ representative beats, lie in `derivation` and are not read.
 """
 
 import re
+from dataclasses import dataclass
 from datetime import datetime
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
 from ..record import EcgFormatError, EcgRecord, check_size
+from .arrays import placed_in_time
 from .calibration import cut_calibration
 from .fields import SECONDS, age_at, age_of, number_of, sex_of, time_of_digits
 from .source import Source, millivolts_per
@@ -39,26 +41,25 @@ def read(source: Source) -> EcgRecord:
             f"Expected a series of code RHYTHM, found {[_code(series)[:40] for series in found] or 'none'}."
         )
     series = all_series[0]
-    sets = series.findall("component/sequenceSet")
-    sequences = sets[0].findall("component/sequence")
-    times = [sequence for sequence in sequences if _code(sequence).startswith("TIME_")]
-    leads = [sequence for sequence in sequences if not _code(sequence).startswith("TIME_")]
-    if len(times) != 1:
-        raise EcgFormatError(f"Expected one time sequence in the rhythm series, found {len(times)}.")
-    rate, start = _time(times[0])
+    sets, left_out = _in_turn([_sequences(found) for found in series.findall("component/sequenceSet")])
+    rate, start = sets[0].rate, sets[0].start
+    leads = [lead for part in sets for lead in part.leads]
+    first_samples = [round(part.seconds_after(sets[0]) * rate) for part in sets for _ in part.leads]
     check_size(len(leads), 1, source.name)
     rows = source.choose_leads([_code(lead)[:40] for lead in leads])
-    signals = [_lead(leads[i]) for i in rows]
-    if len({len(signal) for signal in signals}) > 1:
-        raise EcgFormatError(f"Expected leads of one length, got {[len(signal) for signal in signals][:12]}.")
+    signals = {i: _lead(leads[i]) for i in rows}
+    lengths = [len(signal) for signal in signals.values()]
+    if len(set(lengths)) > 1:
+        raise EcgFormatError(f"Expected leads of one length, got {lengths[:12]}.")
     scales = {(_value(leads[i], "value/scale"), _value(leads[i], "value/scale", "unit") or "") for i in rows}
     step, unit = next(iter(scales))
-    check_size(len(signals), len(signals[0]), source.name)
-    signal, notes = cut_calibration(np.stack(signals), rate)
+    signal, notes = placed_in_time(list(signals.values()), [first_samples[i] for i in rows], source.name)
+    if not notes:
+        signal, notes = cut_calibration(signal, rate)
 
     notes += tuple(f"A derived series was left out: {_code(derived)}." for derived in series.iter("derivedSeries"))
-    if len(all_series) > 1 or len(sets) > 1:
-        notes += (f"The first of {len(all_series)} rhythm series with {len(sets)} sequence sets was read.",)
+    if len(all_series) > 1 or left_out:
+        notes += (f"The first of {len(all_series)} rhythm series was read, and {left_out} of its sequence sets not.",)
     age, sex = _subject(root, start)
     return source.record(
         signal=signal,
@@ -75,6 +76,46 @@ def read(source: Source) -> EcgRecord:
     )
 
 
+@dataclass(frozen=True)
+class _Sequences:
+    """Leads of a sequence set, their rate in Hz, and when they begin: as a time, or in seconds of the series."""
+
+    leads: list[Element]
+    rate: float
+    start: datetime | None
+    offset: float
+
+    def seconds_after(self, other: "_Sequences") -> float:
+        """Return by how much these leads begin later than others."""
+        if self.start is not None and other.start is not None:
+            return (self.start - other.start).total_seconds()
+        return self.offset - other.offset
+
+
+def _sequences(found: Element) -> _Sequences:
+    sequences = found.findall("component/sequence")
+    times = [sequence for sequence in sequences if _code(sequence).startswith("TIME_")]
+    if len(times) != 1:
+        raise EcgFormatError(f"Expected one time sequence in the rhythm series, found {len(times)}.")
+    leads = [sequence for sequence in sequences if not _code(sequence).startswith("TIME_")]
+    return _Sequences(leads, *_time(times[0]))
+
+
+def _in_turn(sets: list[_Sequences]) -> tuple[list[_Sequences], int]:
+    """Return the sets whose leads were recorded in turn, by time, and how many others there are.
+
+    Sets of another rate or kind of time than the first, or with a lead that another holds already, stay apart.
+    """
+    kept: dict[str, _Sequences] = {}
+    for part in sets:
+        codes = {_code(lead) for lead in part.leads}
+        fits = part.rate == sets[0].rate and (part.start is None) == (sets[0].start is None)
+        if fits and not codes & kept.keys():
+            kept |= dict.fromkeys(codes, part)
+    chosen = [part for part in sets if any(part is other for other in kept.values())] or sets[:1]
+    return sorted(chosen, key=lambda part: part.seconds_after(chosen[0])), len(sets) - len(chosen)
+
+
 def _code(element: Element) -> str:
     return _value(element, "code", "code") or ""
 
@@ -84,8 +125,8 @@ def _value(element: Element, path: str, attribute: str = "value") -> str | None:
     return None if found is None else found.get(attribute)
 
 
-def _time(sequence: Element) -> tuple[float, datetime | None]:
-    """Sampling rate in Hz, and the time of the first sample if it is absolute."""
+def _time(sequence: Element) -> tuple[float, datetime | None, float]:
+    """Sampling rate in Hz, and the time of the first sample, if it is absolute, or its seconds in the series."""
     value = sequence.find("value")
     kind = None if value is None else value.get("type")
     unit = _value(sequence, "value/increment", "unit")
@@ -97,8 +138,11 @@ def _time(sequence: Element) -> tuple[float, datetime | None]:
     if not 1e-6 <= interval <= 10:
         raise EcgFormatError(f"Expected a time increment from 1 us to 10 s, got {interval:g} s.")
     # 0.002 s is not exact in binary; twelve digits of the rate are what the text can mean.
-    start = time_of_digits(_value(sequence, "value/head")) if kind == "GLIST_TS" else None
-    return float(f"{1 / interval:.12g}"), start
+    rate, head = float(f"{1 / interval:.12g}"), _value(sequence, "value/head")
+    if kind == "GLIST_TS":
+        return rate, time_of_digits(head), 0.0
+    scale = SECONDS.get(_value(sequence, "value/head", "unit") or unit, 0.0)
+    return rate, None, number_of(head, "the head of the time") * scale if head else 0.0
 
 
 def _lead(sequence: Element) -> np.ndarray:
@@ -133,8 +177,9 @@ def _subject(root: Element, when: datetime | None) -> tuple[float | None, str | 
         gender = "administrativeGenderCode"
         sex = sex_of(_value(person, gender, "code")) or sex_of(_value(person, gender, "displayName"))
     for observation in root.iter("relatedObservation"):
-        if _code(observation) == "21612-7" and _value(observation, "value", "unit") == "a":  # LOINC: reported age
-            age = age_of(_value(observation, "value")) or age
+        if _code(observation) == "21612-7":  # LOINC: reported age
+            reported = age_of(_value(observation, "value"), _value(observation, "value", "unit") or "")
+            age = age if reported is None else reported
     return age, sex
 
 

@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from ..record import EcgFormatError, EcgRecord, check_size
-from .fields import age_of, number_of, sex_of
+from .fields import age_of, number_of, sex_of, time_of
 from .source import Source, millivolts_per
 
 KEYS = ("signal", "sampling_rate", "leads", "units")
-OPTIONAL_KEYS = ("record_id", "age", "sex")
+OPTIONAL_KEYS = ("record_id", "start_time", "age", "sex")
+
+_ISO_TIMES = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f")
 
 
 def record_of_arrays(arrays: Mapping[str, np.ndarray], source: Source) -> EcgRecord:
@@ -54,6 +56,7 @@ def record_of_arrays(arrays: Mapping[str, np.ndarray], source: Source) -> EcgRec
         float(rate or 0),
         tuple(chosen.values()),
         record_id=str(arrays["record_id"]) if "record_id" in arrays else Path(source.name).stem,
+        start_time=time_of(str(arrays["start_time"]), *_ISO_TIMES) if "start_time" in arrays else None,
         age=age_of(str(arrays["age"])) if "age" in arrays and arrays["age"].size == 1 else None,
         sex=sex_of(str(arrays["sex"])) if "sex" in arrays and arrays["sex"].size == 1 else None,
         unit=unit,
@@ -67,6 +70,40 @@ def to_millivolts(signal: np.ndarray, rows: Sequence[int], scale: float) -> np.n
         for row, i in zip(millivolts, rows):
             row[:] = signal[i].astype(np.float64) * scale
     return millivolts
+
+
+def placed_in_time(
+    signals: Sequence[np.ndarray], starts: Sequence[int], name: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return leads of one length in one float32 array, NaN outside the time of each.
+
+    Args:
+        signals (sequence of `np.ndarray` of shape `(samples,)`): In millivolts.
+        starts (sequence of `int`): First sample of each, by a common clock.
+        name (`str`): The file, for messages.
+
+    Returns:
+        `tuple`: The array, and a note if the leads were not recorded at the same time.
+
+    Raises:
+        EcgFormatError: If there is more time between the leads than they last together.
+
+    Example:
+
+    >>> placed_in_time([np.ones(2), np.ones(2)], [0, 1], "ecg.xml")[0].tolist()
+    [[1.0, 1.0, nan], [nan, 1.0, 1.0]]
+    """
+    n_samples, first = len(signals[0]), min(starts)
+    total = max(starts) - first + n_samples
+    if total > n_samples * len(signals):
+        raise EcgFormatError(f"Expected leads that follow each other, got offsets of {sorted(set(starts))} samples.")
+    check_size(len(signals), total, name)
+    placed = np.full((len(signals), total), np.nan, dtype=np.float32)
+    for row, start, signal in zip(placed, starts, signals):
+        row[start - first : start - first + n_samples] = signal
+    if total == n_samples:
+        return placed, ()
+    return placed, ("Leads were recorded one after the other; samples outside their time are NaN.",)
 
 
 def missing_notes(leads: Iterable[str], missing: Iterable[np.ndarray]) -> tuple[str, ...]:

@@ -25,19 +25,20 @@ MAX_HEADER_LINE = 2**16
 COARSEST_RATE = 20.0
 """Lowest rate in Hz at which a time column without a unit is believed to be in seconds."""
 
-_MISSING = {"", "na", "n/a", "#n/a", "nan", "null", "none", "<na>"}
+_MISSING = {"", "-", "na", "n/a", "#n/a", "nan", "null", "none", "<na>"}
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?|\d+(:\d\d){1,2}([.,]\d+)?", re.IGNORECASE | re.ASCII)
 _HERTZ = re.compile(r"[0-9][.,0-9]{0,20}\s{0,2}(hz|hertz)\b", re.IGNORECASE)
 _COMMENT = re.compile(
     r"#\s{0,9}(?P<key>sampl(?:e|ing)[_ ]?(?:rate|frequency|interval)|fs|frequency|units?)\s{0,9}[:=](?P<value>.*)",
     re.IGNORECASE,
 )
-_COMMENT_LINE = re.compile(r"^[ \t]*#(?!N/A)[^\r\n]*", re.MULTILINE)
+_COMMENT_LINE = re.compile(r"(?<![^\r\n])[ \t]*#(?!N/A)[^\r\n]*(\r\n|\r|\n)?")
 _TIME_NAMES = {"time", "t", "timestamp", "seconds", "elapsed", "elapsed time", "elapsed_time", "zeit", "temps"}
 _COUNT_NAMES = {"", "index", "sample", "samples", "sample #", "sample number", "sample_number", "unnamed: 0"}
 _SUFFIXES = {*MILLIVOLTS_PER_UNIT, "s", "ms"}
 # A comma that can only be a decimal comma: after a leading zero or nothing, or before other than three digits.
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])(?:0\d*|),\d|(?<!\d),\d|,\d{1,2}(?!\d)|,\d{4}|\d{4},\d", re.ASCII)
+_EMPTY_LINE = re.compile(r"\n\r?\n|\r\r")
 _LINE_END = re.compile(r"[\r\n]")
 
 
@@ -79,8 +80,8 @@ def _parts(source: Source, text: str) -> tuple[list[str], list[str], str]:
     """Split a text into the lines of its header, its comments, and the rest, which begins with a line of numbers."""
     head: list[str] = []
     comments: list[str] = []
-    position = 0
-    while len(head) <= MAX_HEADER_LINES and len(comments) <= MAX_HEADER_LINES and position < len(text):
+    position = n_empty = 0
+    while max(len(head), len(comments), n_empty) <= MAX_HEADER_LINES and position < len(text):
         end = _LINE_END.search(text, position, position + MAX_HEADER_LINE)
         if end is None and len(text) > position + MAX_HEADER_LINE:
             break
@@ -92,6 +93,8 @@ def _parts(source: Source, text: str) -> tuple[list[str], list[str], str]:
             return head, comments, text[position:]
         elif line:
             head.append(line)
+        else:
+            n_empty += 1
         position = stop + 1
     raise EcgFormatError(
         f"{source.name} holds no line of numbers among its first lines; expected a header and one line per sample."
@@ -314,6 +317,7 @@ def _numbers(source: Source, body: str, separator: str, n_columns: int) -> np.nd
     """Return the numbers as float64 (columns, rows)."""
     if "#" in body:
         body = _COMMENT_LINE.sub("", body)
+    body = body.rstrip("\r\n")
     if n_columns > 10 * MAX_LEADS:
         raise EcgFormatError(f"{source.name} has {n_columns} columns; expected at most {MAX_LEADS} leads.")
     try:
@@ -324,19 +328,34 @@ def _numbers(source: Source, body: str, separator: str, n_columns: int) -> np.nd
             dtype=np.float64,
             na_values=sorted(_MISSING),
             skipinitialspace=True,
+            skip_blank_lines=n_columns > 1 or not _holds_empty_cells(body),
         )
     except (ValueError, OverflowError) as error:
         raise EcgFormatError(
-            f"{source.name}: expected {n_columns} columns of numbers only below the header: {str(error)[:100]!r}."
+            f"{source.name}: expected {n_columns} columns of numbers only below the header, got {_place(error, body)}."
         ) from None
     if table.shape[1] != n_columns or body.count(separator) != len(table) * (n_columns - 1):
-        rows = (match[0] for match in re.finditer(r"[^\r\n]+", body))
-        short = next((row for row in rows if row.count(separator) != n_columns - 1), "of other columns")
+        counts = ((i, row.count(separator) + 1) for i, row in enumerate(lines_of(body), 1) if row)
+        line, got = next((found for found in counts if found[1] != n_columns), (len(table), table.shape[1]))
         raise EcgFormatError(
-            f"{source.name}: expected {n_columns} columns, got the line {short[:80]!r}. Is the file cut?"
+            f"{source.name}: expected {n_columns} columns, got {got} in line {line} below the header. Is the file cut?"
         )
     check_size(n_columns if n_columns <= MAX_LEADS else 1, len(table), source.name)
     return table.to_numpy().T
+
+
+def _holds_empty_cells(body: str) -> bool:
+    """Whether empty lines of a single column are missing samples: not where every second line is empty."""
+    return _EMPTY_LINE.search(body) is not None and any(lines_of(body)[1::2])
+
+
+def _place(error: Exception, body: str) -> str:
+    """Say which line pandas could not read, without its text, which can be a name."""
+    cell = re.search(r"float: '(.*)'$", str(error), re.DOTALL)
+    if cell and cell[1] and cell[1] in body:
+        return f"other text in line {len(lines_of(body[: body.index(cell[1]) + 1]))}"
+    line = re.search(r"in line (\d{1,9})", str(error))
+    return f"other columns in line {line[1]}" if line else "other text"
 
 
 def _rate_of_times(
@@ -350,6 +369,8 @@ def _rate_of_times(
     if (unit or "s").lower() not in SECONDS:
         raise EcgFormatError(f"{source.name}: expected times in s or ms, got {str(unit)[:20]!r}.")
     n = len(times)
+    if n == 1 and stated is not None and np.isfinite(times).all():
+        return stated
     if n < 2 or not np.isfinite(times).all() or times[-1] <= times[0]:
         raise EcgFormatError(f"{source.name}: expected at least two rising times in the time column.")
     index = np.arange(n) - (n - 1) / 2

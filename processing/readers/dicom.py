@@ -17,7 +17,7 @@ from pydicom.waveforms.numpy_handler import multiplex_array
 from ..record import EcgFormatError, EcgRecord, check_size
 from ..signal_quality import no_value
 from ..units import MILLIVOLTS_PER_UNIT
-from .arrays import missing_notes
+from .arrays import missing_notes, placed_in_time
 from .fields import age_at, age_of, sex_of, time_of_digits
 from .lead_codes import LEAD_CODES
 from .source import Source
@@ -77,9 +77,8 @@ def read(source: Source) -> EcgRecord:
 def _record(dataset: Dataset, source: Source) -> EcgRecord:
     groups = list(dataset.get("WaveformSequence") or [])
     if not groups:
-        raise EcgFormatError(
-            f"Expected a DICOM waveform, got {dataset.get('SOPClassUID', 'no SOP class')} without one."
-        )
+        kind = dataset.get("SOPClassUID")
+        raise EcgFormatError(f"Expected a DICOM waveform, got {kind.name if kind else 'no SOP class'} without one.")
     candidates = [(i, group) for i, group in enumerate(groups) if not _is_beat(group)]
     notes = [f"Group {i + 1} was left out: {_label(group)}." for i, group in enumerate(groups) if _is_beat(group)]
     if not candidates:
@@ -106,32 +105,24 @@ def _record(dataset: Dataset, source: Source) -> EcgRecord:
     if not signals:
         raise EcgFormatError("Expected channels of a voltage, got none.")
     rows = source.choose_leads(names)
-    first, last = min(starts), max(starts) + n_samples
-    if last - first > n_samples * len(signals):
-        raise EcgFormatError(f"Expected groups that follow each other, got offsets of {sorted(set(starts))} samples.")
-    check_size(len(rows), last - first, source.name)
-    full = np.full((len(rows), last - first), np.nan, dtype=np.float32)
-    for row, i in enumerate(rows):
-        full[row, starts[i] - first : starts[i] - first + n_samples] = signals[i]
-    if last - first > n_samples:
-        notes.append("Leads were recorded one after the other; samples outside their time are NaN.")
+    full, in_turn = placed_in_time([signals[i] for i in rows], [starts[i] for i in rows], source.name)
     when = str(
         dataset.get("AcquisitionDateTime") or f"{dataset.get('ContentDate', '')}{dataset.get('ContentTime', '')}"
     )
     start_time = time_of_digits(when)
-    years = re.fullmatch(r"(\d{3})Y", str(dataset.get("PatientAge") or ""))
+    age = re.fullmatch(r"(\d{3})([DWMY])", str(dataset.get("PatientAge") or ""))  # PS3.5 section 6.2, AS
     birth = time_of_digits(str(dataset.get("PatientBirthDate") or ""))
     return source.record(
         signal=full,
         sampling_rate=rate,
         leads=tuple(rows.values()),
         start_time=start_time,
-        age=age_of(years[1]) if years else age_at(birth, start_time),
+        age=age_of(*age.groups()) if age else age_at(birth, start_time),
         sex=sex_of(str(dataset.get("PatientSex") or "")),
         device=f"{dataset.get('Manufacturer') or ''} {dataset.get('ManufacturerModelName') or ''}".strip() or None,
         unit=units[0],
         gain=gains[0] if len(set(gains)) == 1 else None,
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys([*notes, *in_turn])),
     )
 
 
@@ -165,7 +156,7 @@ def _check_elements(data: bytes) -> None:
 
 
 def _rate(group: Dataset) -> float:
-    rate = float(group.SamplingFrequency)
+    rate = float(group.get("SamplingFrequency") or 0)
     if not 0 < rate < 1e6:
         raise EcgFormatError(f"Expected a sampling frequency above 0, got {rate:g}.")
     return rate
@@ -217,9 +208,10 @@ def _channels(
             notes.append(f"Channel {name} was left out: its unit is {unit[:20]}.")
             continue
         correction = definition.get("ChannelSensitivityCorrectionFactor")
-        factor = float(definition.ChannelSensitivity) * (1.0 if correction in (None, "") else float(correction))
+        sensitivity = float(definition.get("ChannelSensitivity") or 0)
+        factor = sensitivity * (1.0 if correction in (None, "") else float(correction))
         if not factor or not np.isfinite(factor):
-            raise EcgFormatError(f"Expected a sensitivity other than 0 in channel {name}.")
+            raise EcgFormatError(f"Channel {name} is not calibrated: expected a sensitivity other than 0.")
         if float(definition.get("ChannelSampleSkew") or 0) or float(definition.get("ChannelTimeSkew") or 0):
             notes.append(f"The skew of channel {name} was not undone.")
         millivolts = MILLIVOLTS_PER_UNIT[unit.lower()]

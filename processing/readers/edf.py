@@ -14,7 +14,7 @@ from typing import Any
 import edfio
 import numpy as np
 
-from ..record import EcgFormatError, EcgRecord, Recording, check_size, later
+from ..record import MAX_SAMPLING_RATE, EcgFormatError, EcgRecord, Recording, check_size, later
 from ..resampling import resample_invalid, resample_with_gaps
 from ..signal_quality import no_value
 from ..units import MILLIVOLTS_PER_UNIT
@@ -61,6 +61,8 @@ def open_recording(source: Source) -> Recording:
         ranges = {i: (s.physical_min, s.physical_max, s.digital_min, s.digital_max) for i, s in signals.items()}
         filters = {i: _text(s.prefiltering) for i, s in signals.items()}
         duration = float(edf.data_record_duration)
+        if not max((layout.samples[i] for i in rows), default=0) / MAX_SAMPLING_RATE <= duration < np.inf:
+            raise ValueError(f"data records of {duration} s, too short for their samples")
         start_time, age, sex, device = _circumstances(edf)
     except Exception as error:  # the library raises whatever its parser meets
         raise EcgFormatError(f"{source.name} is a damaged EDF file: {error}.") from error
@@ -81,8 +83,6 @@ def open_recording(source: Source) -> Recording:
             )
         _check_calibration(names[i], *ranges[i])
     millivolts = {i: millivolts_per(units[i], names[i]) for i in chosen}
-    if not 0 < duration < np.inf:
-        raise EcgFormatError(f"{source.name} has data records of {duration} s; expected more than 0.")
     per_record = max(layout.samples[i] for i in chosen)
     rate = per_record / duration
     steps = {i: (ranges[i][1] - ranges[i][0]) / (ranges[i][3] - ranges[i][2]) for i in chosen}
@@ -208,7 +208,8 @@ class _Layout:
     def is_continuous(self, source: Source, duration: float) -> bool:
         """Whether every data record begins where the one before it ends, by their time stamps if there are any.
 
-        The first signal of annotations begins each record with its onset in seconds and the character 20 (EDF+).
+        The first signal of annotations begins each record with its onset in seconds and the character 20 (EDF+). Where
+        the file says that it is continuous (EDF+C), stamps may be rounded to their last digit or to half a sample.
         """
         signal = next((i for i, label in enumerate(self.labels) if label in _ANNOTATIONS), None)
         if signal is None:
@@ -216,15 +217,20 @@ class _Layout:
         start = self.width * sum(self.samples[:signal])
         stamp_bytes = min(_STAMP_BYTES, self.width * self.samples[signal])
         step = max(1, 2**22 // self.record_bytes)
+        ecg_samples = [n for n, label in zip(self.samples, self.labels) if label not in _ANNOTATIONS]
+        half = 0.5 * duration / max(ecg_samples, default=1)
+        said_so = source.head[192:197] in (b"EDF+C", b"BDF+C")
         previous = None
         for first in range(0, self.n_records, step):
             records = self.read(source, first, min(first + step, self.n_records))
             for stamp in records[:, start : start + stamp_bytes]:
+                text = stamp.tobytes().partition(b"\x14")[0]
                 try:
-                    onset = float(stamp.tobytes().partition(b"\x14")[0])
+                    onset = float(text)
                 except ValueError:
                     raise EcgFormatError(f"{source.name} has a data record without its time: it is damaged.") from None
-                if previous is not None and abs(onset - previous - duration) > 1e-6 * max(1.0, abs(onset)):
+                rounding = max(half, 1.01 * 0.1 ** len(text.partition(b".")[2])) if said_so else 0.0
+                if previous is not None and abs(onset - previous - duration) > rounding + 1e-6 * max(1.0, abs(onset)):
                     return False
                 previous = onset
         return True

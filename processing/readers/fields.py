@@ -192,16 +192,23 @@ def time_of_digits(text: str | None) -> datetime | None:
     return time + timedelta(seconds=float(found[2])) if len(found[1]) == 14 else None
 
 
-def age_of(years: str | None) -> float | None:
+_PER_YEAR = {"y": 1.0, "a": 1.0, "m": 12.0, "w": 52.1775, "d": 365.25, "h": 8766.0}
+
+
+def age_of(text: str | None, unit: str = "years") -> float | None:
     """Return an age in years between 0 and 130, `None` for anything else: an odd age must not lose the signal.
+
+    Args:
+        text (`str`, *optional*): The number.
+        unit (`str`): Years, months, weeks, days or hours; its first letter counts (`a` is the year of UCUM).
 
     Example:
 
-    >>> age_of("46"), age_of("---")
-    (46.0, None)
+    >>> age_of("46"), age_of("6", "months"), age_of("---")
+    (46.0, 0.5, None)
     """
-    bare = (years or "")[:100].strip()
-    age = float(bare) if _NUMBER.fullmatch(bare) else -1.0
+    bare, per_year = (text or "")[:100].strip(), _PER_YEAR.get(unit.strip()[:1].lower())
+    age = float(bare) / per_year if per_year and _NUMBER.fullmatch(bare) else -1.0
     return age if 0 <= age <= 130 else None
 
 

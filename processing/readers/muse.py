@@ -66,13 +66,13 @@ def read(source: Source) -> EcgRecord:
     test = root.find("TestDemographics")
     test = Element("TestDemographics") if test is None else test
     when = f"{test.findtext('AcquisitionDate')} {test.findtext('AcquisitionTime')}"
-    in_years = root.findtext("PatientDemographics/AgeUnits", "YEARS").strip().upper() == "YEARS"
+    age_unit = root.findtext("PatientDemographics/AgeUnits", "YEARS")
     return source.record(
         signal=np.stack(list(signals.values())),
         sampling_rate=rate,
         leads=tuple(signals),
         start_time=time_of(when, "%m-%d-%Y %H:%M:%S"),
-        age=age_of(root.findtext("PatientDemographics/PatientAge")) if in_years else None,
+        age=age_of(root.findtext("PatientDemographics/PatientAge"), age_unit),
         sex=sex_of(root.findtext("PatientDemographics/Gender")),
         device=f"GE MUSE {root.findtext('MuseInfo/MuseVersion', '')} {test.findtext('AcquisitionDevice', '')}".strip(),
         unit="uV",

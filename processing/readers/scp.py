@@ -18,7 +18,7 @@ from .source import Source
 
 _MAX_LEADS = 64
 _MAX_CODED_SAMPLES = 2**21  # some two seconds of decoding with a table of up to 7 lengths of code
-_AGE_UNITS = {1: 1.0, 2: 12.0, 3: 52.1775, 4: 365.25, 5: 8766.0}
+_AGE_UNITS = {1: "years", 2: "months", 3: "weeks", 4: "days", 5: "hours"}
 
 
 def matches(head: bytes, name: str) -> bool:
@@ -162,7 +162,7 @@ def _header(section: bytes) -> dict:
     age = None
     if len(tags.get(4, b"")) == 3:
         value, unit = struct.unpack("<HB", tags[4])
-        age = age_of(str(value / _AGE_UNITS[unit])) if unit in _AGE_UNITS else None
+        age = age_of(str(value), _AGE_UNITS.get(unit, ""))
     filters = []
     if len(tags.get(27, b"")) == 2 and any(tags[27]):
         filters.append(f"high-pass {int.from_bytes(tags[27], 'little') / 100:g} Hz")

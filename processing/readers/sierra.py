@@ -60,9 +60,9 @@ def read(source: Source) -> EcgRecord:
     patient = root.find("patient/generalpatientdata")
     age = sex = None
     if patient is not None:
-        age = age_of(patient.findtext("age/years")) or age_at(
-            time_of(patient.findtext("age/dateofbirth"), "%Y-%m-%d"), when
-        )
+        age = age_of(patient.findtext("age/years"))
+        if age is None:
+            age = age_at(time_of(patient.findtext("age/dateofbirth"), "%Y-%m-%d"), when)
         sex = sex_of(patient.findtext("sex"))
     return source.record(
         signal=signal,

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..record import EcgFormatError, EcgRecord, Recording, check_size, later, printable
 from ..resampling import resample_with_gaps
+from ..signal_quality import no_value
 from .fields import decode_text, lines_of, other_channels
 from .source import Source, millivolts_per, regular_file
 from .wfdb_header import RECORD_LINE, Header, Signal, age_and_sex, count_frames, named_file, read_header
@@ -200,7 +201,7 @@ def _millivolts(signal: Signal, digital: np.ndarray, n_frames: int) -> np.ndarra
     scale = millivolts_per(signal.unit, signal.name) / signal.gain
     with np.errstate(over="ignore"):  # infinity, which `EcgRecord` refuses
         values = ((digital - float(signal.baseline)) * scale).astype(np.float32)
-    values[digital == STORAGE[signal.fmt][1]] = np.nan
+    values[(digital == STORAGE[signal.fmt][1]) | no_value(digital[None])[0]] = np.nan
     # Sample n + skew belongs to time n (header(5)).
     piece = values[signal.skew * signal.per_frame :][: n_frames * signal.per_frame]
     missing = n_frames * signal.per_frame - len(piece)

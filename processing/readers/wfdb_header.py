@@ -23,12 +23,12 @@ MAX_SEGMENTS = 10_000
 
 RECORD_LINE = re.compile(
     r"(?P<name>[-\w]+)(/(?P<segments>\d{1,9}))?\s+(?P<signals>\d{1,9})"
-    r"(\s+(?P<rate>\d+\.?\d*|\.\d+)(/\S+)?(\s+(?P<length>\d{1,30})(\s+(?P<when>.*))?)?)?",
-    re.ASCII,
+    r"(\s+(?P<rate>(\d+\.?\d*|\.\d+)(e[+-]?\d{1,3})?)(/\S+)?(\s+(?P<length>\d{1,30})(\s+(?P<when>.*))?)?)?",
+    re.ASCII | re.IGNORECASE,
 )
 _SIGNAL_FIELDS = (
     r"\s(?P<fmt>\d{1,3})(x(?P<per_frame>[1-9]\d{0,11}))?(:(?P<skew>\d{1,9}))?(\+(?P<offset>\d{1,18}))?"
-    r"(\s(?P<gain>[-+]?\d+\.?\d*(e[+-]?\d+)?)(\((?P<baseline>-?\d{1,10})\))?(/(?P<unit>\S+))?"
+    r"(\s(?P<gain>[-+]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)(\((?P<baseline>-?\d{1,10})\))?(/(?P<unit>\S+))?"
     r"(\s\d{1,9}(\s(?P<zero>-?\d{1,10})(\s(?P<first>-?\d{1,10})(\s(?P<checksum>-?\d{1,10})(\s-?\d{1,10})?)?)?)?"
     r"(\s(?P<name>.*))?)?)?"
 )

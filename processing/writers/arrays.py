@@ -45,8 +45,14 @@ def write_json(record: EcgRecord, out: Path, overwrite: bool = True) -> Path:
 def _fields(record: EcgRecord) -> dict[str, Any]:
     fields: dict[str, Any] = {"sampling_rate": record.sampling_rate, "leads": list(record.leads), "units": "mV"}
     age = None if record.age is None or not math.isfinite(record.age) else record.age
-    optional = {"record_id": record.record_id, "age": age, "sex": record.sex}
+    start = None if record.start_time is None else record.start_time.isoformat()
+    optional = {"record_id": record.record_id, "start_time": start, "age": age, "sex": record.sex}
     return fields | {key: value for key, value in optional.items() if value is not None}
+
+
+def column_names(record: EcgRecord) -> list[str]:
+    """Return names of channels that cannot be mistaken: X, Y and Z could be the axes of an accelerometer."""
+    return [f"V{lead}" if lead in ("X", "Y", "Z") else lead for lead in record.leads]
 
 
 def write_csv(record: EcgRecord, out: Path, overwrite: bool = True) -> Path:
@@ -56,7 +62,7 @@ def write_csv(record: EcgRecord, out: Path, overwrite: bool = True) -> Path:
         ValueError: If the text is longer than `read_ecg` takes.
     """
     time = np.arange(record.n_samples) / record.sampling_rate
-    header = ",".join(["time [s]", *(f"{lead} [mV]" for lead in record.leads)])
+    header = ",".join(["time [s]", *(f"{name} [mV]" for name in column_names(record))])
     rows = [
         ",".join([repr(second), *("" if math.isnan(x) else f"{x:.6f}" for x in samples)])
         for second, samples in zip(time.tolist(), record.signal.T.tolist())

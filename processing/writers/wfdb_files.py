@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..record import EcgRecord
+from .arrays import column_names
 from .placing import placed
 
 DEFAULT_GAIN = 1000.0  # ADC units per mV: a step of one microvolt
@@ -51,7 +52,7 @@ def write_wfdb(record: EcgRecord, folder: Path, overwrite: bool = True) -> Path:
             targets[0].stem,
             fs=record.sampling_rate,
             units=["mV"] * len(record.leads),
-            sig_name=list(record.leads),
+            sig_name=column_names(record),
             d_signal=np.where(np.isnan(digital), invalid, digital).astype(np.int64).T,
             fmt=[fmt] * len(record.leads),
             adc_gain=[gain] * len(record.leads),
