@@ -10,10 +10,11 @@ from scipy import signal as sps
 BEFORE, AFTER = 0.30, 0.50  # seconds of the median beat on either side of the R peak
 
 
-def find_beats(clean: np.ndarray, sampling_rate: float, height: float = 0.35) -> np.ndarray:
+def find_beats(clean: np.ndarray, sampling_rate: float, height: float = 0.35, apart: float = 0.24) -> np.ndarray:
     """Return the samples of the QRS complexes of a filtered signal of shape (leads, samples), all leads together.
 
     A complex has at least `height` of the slope of the steepest ones; slow ventricular beats have less than others.
+    Of two within `apart` seconds the steeper one is returned.
 
     Example:
 
@@ -30,7 +31,7 @@ def find_beats(clean: np.ndarray, sampling_rate: float, height: float = 0.35) ->
     level = np.quantile(energy, 0.98)  # QRS complexes fill more than 2 % of any rhythm above 12 per minute
     if not level > 1e-9:
         return np.zeros(0, dtype=int)
-    distance = max(1, round(0.24 * sampling_rate))
+    distance = max(1, round(apart * sampling_rate))
     found, _ = sps.find_peaks(energy, height=height * level, distance=distance, prominence=height / 1.4 * level)
     size = np.abs(band).sum(0)
     reach = round(0.06 * sampling_rate)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy import signal as sps
+from scipy.ndimage import maximum_filter1d, minimum_filter1d
 
 from .delineation import find_beats
 from .leads import derive_limb_leads
@@ -27,11 +28,23 @@ MIN_SECONDS, MAX_SECONDS = 3.0, 300.0
 MIN_RATE = 50.0  # Hz
 MAX_MISSING = 0.1  # of the samples of a lead that is used
 SAME_SHAPE = 0.8  # correlation of beats that are taken together
+SPIKE = 0.025  # sharpness per ms of a pacing spike, see `_without_spikes`
+MOST = 0.6  # of the range within 16 ms that a pacing spike rises and returns
+SPIKE_RATE = 300.0  # Hz; below, a pacing spike is as wide as a part of QRS
+SMEARED = 0.18  # sharpness of a pacing spike below `SPIKE_RATE`; that of QRS is less from 100 Hz on
+LATEST_QRS = 0.45  # s from an atrial pacing spike to QRS
+T_LATEST = 0.36  # s from QRS to the peak of T
+T_SLOPE = 0.5  # of the slope of QRS; T has less
+FEW_T = 1 / 2  # per beat
+FASTEST = 0.15  # s between beats that are too close to be counted
 SLOW_BEAT = 0.15  # height of a slow premature beat for `find_beats`
+SLOW_SLOPE = 0.25  # least slope of a slow premature beat, as a part of that of the others
+LONG_PAUSE = 1.0  # s between beats, above which a slow premature beat may hide even in a regular rhythm
 INVERTED = 0.9  # correlation of a pulse with the beats upside down
 PEAKED = 0.4  # a rhythm without QRS complexes, such as noise, has a median energy above this part of its peaks
 QRS_FAST, QRS_EDGE = 0.15, 0.06  # of the peak velocity: certainly QRS; its onset and end
 P_EDGE = 0.15  # of the height of P at its onset and end
+MIN_QRS = 50.0  # ms
 MIN_P, MAX_P, MIN_T = 0.02, 0.18, 0.05  # mV: root mean square over the leads of P; T in a lead
 FLUTTER_RATE = 125.0  # per minute; above, atrial flutter with 2:1 conduction may hide its second wave in QRS or T
 P_ALIKE, P_ALIKE_IRREGULAR = 0.65, 0.85  # correlation of P of a beat with the other beats, in the median
@@ -126,6 +139,7 @@ class Rhythm(NamedTuple):
     peaks: np.ndarray  # samples of all QRS complexes
     usual: np.ndarray  # samples of those of the most frequent shape, aligned with one another
     rr: float  # s, mean
+    shortest: float  # s from a usual beat to the next one; a quarter of them are shorter
     irregular: bool
 
 
@@ -161,11 +175,17 @@ def measure(record: HasSignal) -> Measurements:
     found: dict[str, float | str] = {}
     beats = 0
     try:
-        clean, leads = _prepared(record)
+        signal, leads = _known(record)
+        clean, leads = _filtered(signal, float(record.sampling_rate), leads)
         peaks = _beats(clean)
         beats = len(peaks)
         rhythm = _rhythm(clean, leads, peaks)
+        spikes = _spikes(signal, float(record.sampling_rate), peaks)
+        if (spikes[:-1] & (np.diff(peaks) < LATEST_QRS * RATE)).sum() > 1:
+            raise Refused("pacing spikes cannot be told from beats at this sampling rate")
         found["heart_rate"] = 60 / rhythm.rr
+        if spikes.mean() > 1 / 3:
+            raise Refused("pacing spikes cannot be told from QRS at this sampling rate")
         found |= _measure_beat(rhythm)
     except Refused as refused:
         found = {name: found.get(name, str(refused)) for name in UNITS}
@@ -176,17 +196,63 @@ def _measurement(found: float | str, unit: str) -> Measurement:
     return Measurement(None, unit, found) if isinstance(found, str) else Measurement(round(float(found), 1), unit)
 
 
-def _prepared(record: HasSignal) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the leads that hold an ECG, between 0.5 and 40 Hz, at `RATE`."""
+def _known(record: HasSignal) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the leads without long gaps, as they were recorded but for pacing spikes."""
     signal, rate = np.asarray(record.signal, dtype=np.float64), float(record.sampling_rate)
     if rate < MIN_RATE:
         raise Refused(f"sampled below {MIN_RATE:g} Hz")
     if signal.shape[1] < MIN_SECONDS * rate:
         raise Refused(f"shorter than {MIN_SECONDS:g} s")
     known = np.isfinite(signal).mean(axis=1) >= 1 - MAX_MISSING
-    signal, leads = bridge_nan(signal[known]), [lead for lead, is_known in zip(record.leads, known) if is_known]
-    if not len(signal):
+    if not known.any():
         raise Refused("no lead without gaps")
+    signal = _without_spikes(bridge_nan(signal[known]), rate)
+    return signal, tuple(lead for lead, is_known in zip(record.leads, known) if is_known)
+
+
+def _without_spikes(signal: np.ndarray, rate: float) -> np.ndarray:
+    """Bridge pacing spikes, which rise and return within some 4 ms in several leads at once.
+
+    How sharp a sample is, is its fourth difference over 16; that of a spike is a large part of its height, even where
+    it falls between two samples. Over 12 ms a spike rises and returns by most of what happens within 32 ms; the tip
+    of an R wave, which may be as sharp, does not.
+    """
+    if rate < SPIKE_RATE:
+        return signal
+    step, side, wide = round(0.002 * rate), round(0.006 * rate), round(0.016 * rate)
+    padded, samples = np.pad(signal, [(0, 0), (wide, wide)], mode="edge"), signal.shape[1]
+
+    def at(shift: int) -> np.ndarray:
+        return padded[:, wide + shift : wide + shift + samples]
+
+    sharp = np.abs(6 * signal - 4 * (at(-step) + at(step)) + at(-2 * step) + at(2 * step)) / 16
+    up, down = signal - at(-side), signal - at(side)
+    rise = np.where(up * down > 0, np.minimum(np.abs(up), np.abs(down)), 0)
+    size = 2 * wide + 1
+    whole = maximum_filter1d(signal, size, axis=-1) - minimum_filter1d(signal, size, axis=-1)
+    brief = (rise > 0.1) & (rise > MOST * whole) & (sharp > SPIKE * 1e3 * step / rate * rise)
+    brief &= sharp > 12 * np.median(sharp, axis=1, keepdims=True)  # eight standard deviations of white noise
+    spikes = brief.sum(axis=0) >= min(3, len(signal))
+    reach = round(0.006 * rate)
+    near = np.convolve(spikes, np.ones(2 * reach + 1), mode="same") > 0.5
+    return bridge_nan(np.where(near, np.nan, signal))
+
+
+def _spikes(signal: np.ndarray, rate: float, peaks: np.ndarray) -> np.ndarray:
+    """Return which beats are pacing spikes, as a recorder below `SPIKE_RATE` leaves them: one or two sharp samples."""
+    if not 100 <= rate < SPIKE_RATE:
+        return np.zeros(len(peaks), dtype=bool)
+    sharp = np.abs(sps.convolve(signal, np.array([[1, -4, 6, -4, 1]]) / 16, mode="same"))
+    found = []
+    for at in np.round(peaks * rate / RATE).astype(int):
+        near, wide = (slice(max(0, at - round(s * rate)), at + round(s * rate) + 1) for s in (0.04, 0.06))
+        height = np.ptp(signal[:, wide], axis=1)
+        found.append((sharp[:, near].max(axis=1) ** 2).sum() > SMEARED**2 * (height**2).sum())
+    return np.array(found)
+
+
+def _filtered(signal: np.ndarray, rate: float, leads: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the leads that hold an ECG, between 0.5 and 40 Hz, at `RATE`."""
     filters = sps.butter(2, (0.5, min(40.0, 0.45 * rate)), "bandpass", fs=rate, output="sos")
     clean = resample(sps.sosfiltfilt(filters, signal, axis=-1), rate, RATE)
     alive = np.ptp(clean, axis=-1) >= FLAT_MV
@@ -211,26 +277,67 @@ def _beats(clean: np.ndarray) -> np.ndarray:
     What stands out in a minority of several leads is a loose electrode, not a beat. In a pause, a slow premature beat
     is looked for that is as large as the others.
     """
-    peaks = find_beats(clean, RATE)
+    found = find_beats(clean, RATE)
+    peaks = _without_t(clean, found)
+    tall_t = len(peaks) < len(found)
     if len(peaks) < 3:
         return peaks
-    padded = np.pad(clean, [(0, 0), (40, 40)], mode="edge")
+    padded = np.pad(clean, [(0, 0), (60, 60)], mode="edge")
 
-    def sizes(at: np.ndarray) -> np.ndarray:  # (beats, leads)
-        return np.ptp(_pieces(padded, at + 40, 0.06, 0.06), axis=-1)
+    def sizes(at: np.ndarray, reach: float = 0.06) -> np.ndarray:  # (beats, leads)
+        return np.ptp(_pieces(padded, at + 60, reach, reach), axis=-1)
 
     usual = np.median(sizes(peaks), axis=0)
     if len(clean) > 2:
         peaks = peaks[(sizes(peaks) > 0.3 * usual).mean(axis=1) > 0.5]
     rr = np.diff(peaks)
-    pauses = np.flatnonzero(rr > 1.45 * np.median(rr)) if len(rr) else np.zeros(0, dtype=int)
-    if len(pauses):
+    if len(rr) and rr.max() > min(1.45 * np.median(rr), LONG_PAUSE * RATE):
         slow = find_beats(clean, RATE, height=SLOW_BEAT)
-        slow = slow[(sizes(slow) / np.maximum(usual, 1e-9)).mean(axis=1) > 0.55]
-        for i in pauses:
-            apart = (slow > peaks[i] + 0.28 * RATE) & (slow < peaks[i + 1] - 0.28 * RATE)
-            peaks = np.append(peaks, slow[apart])
-    return np.sort(peaks)
+        slow = slow[(sizes(slow, 0.10) / np.maximum(usual, 1e-9)).mean(axis=1) > 0.6]
+        peaks = np.append(peaks, _slow_beats(clean, peaks, slow))
+    return _without_t(clean, np.sort(peaks), 0 if tall_t else FEW_T)
+
+
+def _slow_beats(clean: np.ndarray, peaks: np.ndarray, slow: np.ndarray) -> np.ndarray:
+    """Return which slow waves are premature beats.
+
+    Those in a pause are. In long intervals that are none, as between the sinus beats of bigeminy, those are that most
+    of the intervals have, if they are steep and come later than T.
+    """
+    rr, steep = np.diff(peaks), _steepness(clean, slow) >= SLOW_SLOPE * np.median(_steepness(clean, peaks))
+    long, pause = rr > LONG_PAUSE * RATE, rr > 1.45 * np.median(rr)
+    inside = (slow > peaks[:-1, None] + 0.28 * RATE) & (slow < peaks[1:, None] - 0.28 * RATE)  # (intervals, waves)
+    in_pause = inside[pause].any(axis=0)
+    inside = inside[long & ~pause] & steep
+    if inside.any(axis=1).sum() <= 0.5 * len(inside):
+        return slow[in_pause]
+    delay, latest = slow - peaks[:-1, None][long & ~pause], T_LATEST * np.sqrt(rr * RATE)[long & ~pause, None]
+    if (inside & (delay > T_LATEST * RATE) & (delay < latest)).any():
+        raise Refused("T waves cannot be told from premature beats")
+    return slow[in_pause | inside.any(axis=0)]
+
+
+def _steepness(clean: np.ndarray, peaks: np.ndarray) -> np.ndarray:
+    """Return the largest slope within 50 ms of samples, all leads together."""
+    speed = np.sqrt((np.gradient(clean, axis=-1) ** 2).sum(axis=0))
+    return np.array([speed[max(0, peak - 25) : peak + 25].max() for peak in peaks])
+
+
+def _without_t(clean: np.ndarray, peaks: np.ndarray, few: float = FEW_T) -> np.ndarray:
+    """Leave out T waves: less than half as steep as a beat shortly before them (Pan & Tompkins, 1985).
+
+    Up to `few` per beat are premature beats: T follows every beat.
+    """
+    steep = _steepness(clean, peaks)
+    kept: list[int] = []
+    for i, peak in enumerate(peaks):
+        if not kept or peak - peaks[kept[-1]] > T_LATEST * RATE or steep[i] >= T_SLOPE * steep[kept[-1]]:
+            kept.append(i)
+    if len(peaks) - len(kept) <= few * len(kept):
+        return peaks
+    if few and len(kept) > 1 and steep[kept[0]] < T_SLOPE * steep[kept[1]]:  # the T of a beat before the record
+        kept = kept[1:]
+    return peaks[kept]
 
 
 def _rhythm(clean: np.ndarray, leads: tuple[str, ...], peaks: np.ndarray) -> Rhythm:
@@ -257,23 +364,36 @@ def _rhythm(clean: np.ndarray, leads: tuple[str, ...], peaks: np.ndarray) -> Rhy
     pieces = shapes(at)
     alike = pieces @ pieces.T > SAME_SHAPE
     usual = alike[int(np.argmax(alike.sum(axis=1)))]
+    shifts = np.arange(-reach, reach + 1)
     for _ in range(2):
         template = np.median(shapes(at[usual]), axis=0)
-        shifts = np.arange(-reach, reach + 1)
-        scores = np.stack([shapes(at + shift) @ (template / np.linalg.norm(template)) for shift in shifts])
+        template /= np.linalg.norm(template)
+        scores = np.stack([shapes(at + shift) @ template for shift in shifts])
         at = np.clip(at + shifts[scores.argmax(axis=0)], round(0.14 * RATE), clean.shape[1] - round(0.14 * RATE))
         usual = scores.max(axis=0) > SAME_SHAPE
         if usual.sum() < 3 or usual.mean() < 0.5:
             raise Refused("the beats do not resemble one another")
         if (scores.min(axis=0) < -INVERTED).mean() > 0.2:
             raise Refused("pulses in both directions, as of a calibration")
+    close = find_beats(clean, RATE, apart=FASTEST)
+    close = close[_inside(clean, close, 0.14, 0.14)]
+    alike_close = np.stack([shapes(close + shift) @ template for shift in shifts]).max(axis=0) > SAME_SHAPE
+    if alike_close.sum() > usual.sum() + 1:
+        raise Refused("beats or pacing spikes too close to be counted")
+    rr = np.diff(at) / RATE
+    turns = (rr < T_LATEST) & (usual[1:] != usual[:-1])
+    if turns.sum() > 0.5 * (~usual).sum() and usual.mean() < 0.6:
+        raise Refused("two kinds of beats in turn, as of pacing spikes")
     peaks, same = peaks.copy(), np.zeros(len(peaks), dtype=bool)
     peaks[whole], same[whole] = at, usual
     rr = np.diff(peaks) / RATE
     both = np.convolve(same | ~whole, [1, 1], mode="valid") == 2  # no premature beat at either end
     steps = np.diff(rr)[both[1:] & both[:-1]]
+    if not len(steps):  # as in bigeminy
+        steps = np.diff(rr)
     irregular = len(steps) > 1 and float(np.sqrt((steps**2).mean())) > IRREGULAR * rr.mean()
-    return Rhythm(clean, leads, peaks, peaks[same], float(rr.mean()), irregular)
+    shortest = float(np.quantile(rr[same[:-1]], 0.25))
+    return Rhythm(clean, leads, peaks, peaks[same], float(rr.mean()), shortest, irregular)
 
 
 def _measure_beat(rhythm: Rhythm) -> dict[str, float | str]:
@@ -283,6 +403,8 @@ def _measure_beat(rhythm: Rhythm) -> dict[str, float | str]:
         raise Refused("fewer than two whole beats of one shape")
     beats = _pieces(rhythm.clean, at, BEFORE, AFTER)
     onset, end = _qrs(np.median(beats, axis=0))
+    if end - onset < MIN_QRS / 1e3 * RATE:
+        return dict.fromkeys(UNITS, f"a QRS of less than {MIN_QRS:g} ms, as of a pacing spike")
     beats = beats - np.median(beats[..., onset - 10 : onset - 2], axis=-1, keepdims=True)  # the PR segment is zero
     beat = np.median(beats, axis=0)
     outside = np.r_[0:onset, end : beat.shape[1]]
@@ -301,6 +423,8 @@ def _measure_beat(rhythm: Rhythm) -> dict[str, float | str]:
         p_wave = str(refused)
     try:
         next_beat = onset + rhythm.rr * RATE - (0 if isinstance(p_wave, str) else onset - p_wave[0])
+        if rhythm.shortest < 0.85 * rhythm.rr:  # a premature beat follows, which may rise slowly
+            next_beat = min(next_beat, onset + (rhythm.shortest - 0.08) * RATE)
         t_peak, t_end = _t_wave(beat, noise, onset, end, rhythm.rr, next_beat)
         found["qt"] = qt = (t_end - onset) / RATE * 1e3
         found["t_axis"] = _axis(beat[:, t_peak - 50 : t_end], rhythm.leads, noise)
@@ -312,6 +436,8 @@ def _measure_beat(rhythm: Rhythm) -> dict[str, float | str]:
         found |= dict.fromkeys(("qt", "t_axis", "qtc_bazett", "qtc_fridericia"), str(refused))
     if not isinstance(p_wave, str) and 60 / rhythm.rr > FLUTTER_RATE:
         p_wave = f"above {FLUTTER_RATE:g}/min flutter with 2:1 conduction cannot be excluded"
+    if not isinstance(p_wave, str) and p_wave[0] < _p_start(onset, rhythm.rr) + 5:
+        p_wave = "P begins before the part that is searched"
     if isinstance(p_wave, str):
         return found | dict.fromkeys(("pr", "p_axis"), p_wave)
     first, _ = p_wave
@@ -403,6 +529,11 @@ def _only_p(beat: np.ndarray, p_wave: tuple[int, int], t_end: int, rr: float) ->
     return first, last
 
 
+def _p_start(onset: int, rr: float) -> int:
+    """Return the sample from which on P is looked for: about where T of the beat before ends, at most 0.34 s early."""
+    return max(5, onset - 170, onset - round((rr - 0.40 * np.sqrt(rr)) * RATE))
+
+
 def _p_wave(beats: np.ndarray, beat: np.ndarray, noise: np.ndarray, onset: int, rhythm: Rhythm) -> tuple[int, int]:
     """Return first and last sample of P.
 
@@ -410,8 +541,7 @@ def _p_wave(beats: np.ndarray, beat: np.ndarray, noise: np.ndarray, onset: int, 
         Refused: If there is none that every beat repeats.
     """
     rr = rhythm.rr
-    before = onset - round((rr - 0.40 * np.sqrt(rr)) * RATE)  # about where T of the beat before ends
-    start, stop = max(5, onset - 170, before), onset - 12
+    start, stop = _p_start(onset, rr), onset - 12
     if stop - start < 25:
         raise Refused("no room for a P wave between T and QRS")
     size = np.sqrt((beat**2).mean(axis=0))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modeling_merit.processing import EcgRecord, measure
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.leads import STANDARD_LEADS
-from modeling_merit.processing.measurements import UNITS
+from modeling_merit.processing.measurements import UNITS, _without_spikes
 
 
 def part(ecg, leads):
@@ -133,6 +133,82 @@ def test_a_loose_electrode_is_no_beat_and_a_premature_beat_is_one():
         )
     ]
     assert np.median([abs(a - b) for a, b in found]) < 0.5
+
+
+P, T = (-0.12, 0.02, 0.12), (0.29, 0.045, 0.3)  # centre in s after the beat, standard deviation in s, height in mV
+QRS = [(0.02, 0.009, -0.15), (0.045, 0.012, 1.1), (0.07, 0.010, -0.3)]
+PREMATURE = [(0.04, 0.022, 0.6), (0.08, 0.024, 1.1), (0.12, 0.02, 0.5), (0.33, 0.055, -0.5)]
+
+
+def waves(at, shapes, rate=500):
+    """Return ten seconds of one lead with the same waves at each of some times."""
+    time = np.arange(10 * rate) / rate
+    return sum(height * np.exp(-(((time - o - c) / s) ** 2) / 2) for o in at for c, s, height in shapes)
+
+
+def measured(signal, rate=500):
+    noisy = signal + 0.01 * np.random.default_rng(0).normal(size=(3, len(signal)))
+    return measure(EcgRecord(noisy + np.outer([-0.3, 0, -1.8], signal), rate, ("I", "II", "V2")))
+
+
+def test_pacing_spikes_are_neither_beats_nor_a_part_of_qrs():
+    at = np.arange(-1, 12, 60 / 70)
+    atrial, own = [(-0.25, 0.02, 0.12), *QRS, T], [(0.05, 0.03, 0.7), (0.1, 0.03, 1), (0.36, 0.06, -0.4)]
+    for spike, shapes in ((-0.28, atrial), (-0.012, own)):
+        found, without = measured(waves(at, [(spike, 0.001, 5), *shapes])), measured(waves(at, shapes))
+        assert found.heart_rate.value == pytest.approx(70, abs=0.5)
+        assert found.qrs.value == pytest.approx(without.qrs.value, abs=4)
+        assert found.qt.value == pytest.approx(without.qt.value, abs=8)
+
+
+@pytest.mark.parametrize("rate", [300, 500, 1000])
+def test_the_tip_of_an_r_wave_is_no_pacing_spike(rate):
+    time = np.arange(10 * rate) / rate % 0.8
+    pointed = sum(
+        height * np.maximum(0, 1 - np.abs(time - centre) / width)
+        for centre, width, height in ((0.378, 0.012, -0.2), (0.4, 0.022, 1.5), (0.428, 0.016, -0.5))
+    )
+    signal = np.outer([0.6, 1, -0.8], pointed)
+    assert np.array_equal(_without_spikes(signal, rate), signal)
+
+
+@pytest.mark.parametrize("rate", [100, 125, 250])
+def test_pacing_spikes_that_the_sampling_rate_does_not_resolve_give_no_number(rate):
+    at, width = np.arange(-1, 12, 0.84), 0.4 / rate
+    atrial = measured(waves(at, [(-0.28, width, 3), *QRS, T], rate), rate)
+    assert not atrial.heart_rate.valid or atrial.heart_rate.value == pytest.approx(60 / 0.84, abs=1)
+    assert not atrial.qrs.valid and not atrial.qt.valid
+    ventricular = measured(waves(at, [(-0.012, width, 5), (0.1, 0.03, 1), (0.36, 0.06, -0.4)], rate), rate)
+    assert not ventricular.qrs.valid and not ventricular.qt.valid
+
+
+def test_tall_t_waves_are_no_beats():
+    found = measured(waves(np.arange(-1, 12, 0.8), [P, *QRS, (0.30, 0.028, 1.0)]))
+    assert found.heart_rate.value == pytest.approx(75, abs=0.5) and found.qt.value == pytest.approx(344, abs=15)
+    late = measured(waves(np.arange(-1, 12, 1.33), [P, *QRS, (0.43, 0.04, 1.0)]))  # a slow rhythm
+    assert not late.heart_rate.valid or late.heart_rate.value == pytest.approx(60 / 1.33, abs=0.5)
+
+
+@pytest.mark.parametrize("rate", [200, 230, 255, 260])
+def test_a_fast_rhythm_has_its_rate_or_none(rate):
+    shapes = [(0.012, 0.005, -0.12), (0.025, 0.006, 1), (0.038, 0.005, -0.3), (0.13, 0.02, 0.1)]
+    found = measured(waves(np.arange(-1, 12, 60 / rate), shapes)).heart_rate
+    assert found.value == pytest.approx(rate, abs=1) if rate < 240 else "too close to be counted" in found.reason
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_slow_premature_beats_are_counted_and_end_the_t_wave(every):
+    normal = np.arange(-1.5, 12, 0.8)
+    last = np.arange(len(normal)) % every == every - 1
+    found = measured(waves(normal[~last], [P, *QRS, T]) + waves(normal[last] - 0.3, PREMATURE))
+    assert found.heart_rate.value == pytest.approx(75, abs=2.5)
+    assert found.qt.value == pytest.approx(364, abs=12) and found.qtc_bazett.reason == "irregular rhythm"
+
+
+def test_p_before_the_part_that_is_searched_gives_no_pr():
+    for pr in (200, 300, 350, 370, 380):
+        found = measured(waves(np.arange(-1, 12, 1.1), [(0.04 - pr / 1e3, 0.02, 0.12), *QRS, T])).pr
+        assert found.value == pytest.approx(pr + 12, abs=12) if pr <= 300 else not found.valid
 
 
 def test_short_slow_and_long_records():
