@@ -27,6 +27,8 @@ from modeling_merit.processing.data import PtbXl
 HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
 PLACEHOLDER = "your-name/merit-ecg"
 """What cards and Space say in the place of the id of the model."""
+DATASET_PLACEHOLDER = "your-name/ptb-xl"
+"""What `.eval_results/` says in the place of the id of the data set."""
 
 
 def run(script: str, *arguments: str | Path) -> None:
@@ -36,10 +38,10 @@ def run(script: str, *arguments: str | Path) -> None:
         raise SystemExit(f"{script} failed: {done.stderr.strip()[-500:]}")
 
 
-def fill_in(path: Path, repo_id: str) -> None:
-    """Put the id of the model where a file has `PLACEHOLDER` and nothing longer, as `your-name/merit-ecg-demo`."""
+def fill_in(path: Path, repo_id: str, placeholder: str = PLACEHOLDER) -> None:
+    """Put an id where a file has the placeholder and nothing longer, as `your-name/merit-ecg-demo`."""
     text = path.read_text(encoding="utf-8")
-    path.write_text(re.sub(re.escape(PLACEHOLDER) + r"(?![\w-])", repo_id, text), encoding="utf-8")
+    path.write_text(re.sub(re.escape(placeholder) + r"(?![\w-])", repo_id, text), encoding="utf-8")
 
 
 def stage_model(args: argparse.Namespace, folder: Path) -> None:
@@ -51,8 +53,15 @@ def stage_model(args: argparse.Namespace, folder: Path) -> None:
                 f"Expected a card in {args.source}, got no README.md. Write one; quality and limits go in."
             )
         run("make_model_card.py", "--checkpoint", folder)
-    fill_in(folder / "README.md", args.repo_id)
+    for placeholder in (PLACEHOLDER, f"your-name/{args.source.resolve().name}"):
+        fill_in(folder / "README.md", args.repo_id, placeholder)
     ModelCard.load(folder / "README.md")
+    for path in folder.glob(".eval_results/*"):
+        if args.dataset_id:
+            fill_in(path, args.dataset_id, DATASET_PLACEHOLDER)
+        elif DATASET_PLACEHOLDER in path.read_text(encoding="utf-8"):
+            print(f"Left out: .eval_results/{path.name}, which needs --dataset_id, the id of PTB-XL on the Hub.")
+            path.unlink()
 
 
 def stage_dataset(args: argparse.Namespace, folder: Path) -> None:
@@ -91,6 +100,7 @@ def main():
     parser.add_argument("--dry_run", action="store_true", help="List the files and print the card; push nothing.")
     parser.add_argument("--private", action="store_true", help="Make a new repository private.")
     parser.add_argument("--configs", nargs="+", default=["100hz"], choices=tuple(PtbXl.builder_configs))
+    parser.add_argument("--dataset_id", help="Of PTB-XL on the Hub, for the results that go along with a model.")
     parser.add_argument("--model", help="Of a Space: the id of the model that it shows.")
     args = parser.parse_args()
     needed = {"model": "config.json", "dataset": "ptbxl_database.csv", "space": "app.py"}[args.kind]

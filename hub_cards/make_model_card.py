@@ -5,7 +5,7 @@ python hub_cards/make_model_card.py --checkpoint merit-ecg --results results/ptb
 
 The folder's file of results chooses the card: pretraining_results.json that of a dual encoder, finetuning_results.json
 that of a classifier, report_training_results.json that of a report writer, whose `--results` are the rows of
-evaluate_reports.py; a classifier or report writer of other data gets a short card without claims. Beside a card with
+evaluate_reports.py; a model of other data gets a short card without claims. Beside a card with
 results, `.eval_results/` says them as leaderboards of the Hub read them; they show where the data set's repository
 declares itself a benchmark. `--calibration` takes rows of the metrics `ece` and `brier`, as other result rows. No CO2
 is stated: nothing here measures energy.
@@ -119,7 +119,7 @@ def report_table(results: Path | None) -> str:
     """The scores of the reports of the model and of its controls, one line each."""
     if results is None:
         return "Not evaluated."
-    rows = json.loads(results.read_text(encoding="utf-8"))
+    rows = [row for row in json.loads(results.read_text(encoding="utf-8")) if row.get("split", "test") == "test"]
     runs = list(dict.fromkeys(row["run"] for row in rows))
     cells = {(row["run"], row["metric"]): row for row in rows}
     lines = [f"| | {' | '.join(REPORT_METRICS.values())} |", f"|---{'|---' * len(REPORT_METRICS)}|"]
@@ -137,7 +137,7 @@ def dual_encoder_card(args: argparse.Namespace, run: dict) -> tuple[str, dict, d
     header = {
         "eval_results": model_index(rows) or None,
         "pipeline_tag": "feature-extraction",
-        "datasets": sorted(name.partition(":")[0] for name in run["settings"]["dataset"].split(",")),
+        "datasets": ["ptb_xl"],
         "metrics": hub_metrics(rows),
         "tags": [*TAGS, "contrastive-learning", "masked-autoencoder", "zero-shot-classification"],
     }
@@ -207,7 +207,7 @@ def unlike_ours(kind: str, run: dict) -> str | None:
             return "the statements of PTB-XL (--tasks all --calibrate)"
         if settings.get("head") != "probe":
             return "the statements of PTB-XL that began as a probe (--head probe)"
-    if kind == "report_training_results.json" and settings.get("dataset") != "ptb_xl":
+    elif settings.get("dataset") != "ptb_xl":
         return "the reports of PTB-XL"
     return None
 

@@ -213,6 +213,9 @@ class MeritConfig(MeritTasks, PreTrainedConfig):
             Words and phrases of the reports that are predicted from the ECG; 0 for none. [`set_words`] says which.
         max_ngram (`int`, defaults to 3):
             Tokens of the longest of these phrases.
+        word_vocab_size (`int`, *optional*):
+            Tokens of the vocabulary that these phrases are numbered by; that of `text_config` when not given.
+            `resize_token_embeddings` sets it to the one before.
         reconstruction_weight (`float`, defaults to 1.0):
             Weight of the masked modelling loss; 0 switches the branch off.
         contrastive_weight (`float`, defaults to 1.0):
@@ -248,6 +251,7 @@ class MeritConfig(MeritTasks, PreTrainedConfig):
     decoder_num_hidden_layers: int = 2
     num_words: int = 0
     max_ngram: int = 3
+    word_vocab_size: int | None = None
     reconstruction_weight: float | int = 1.0
     contrastive_weight: float | int = 1.0
     word_weight: float | int = 0.1
@@ -301,6 +305,13 @@ class MeritConfig(MeritTasks, PreTrainedConfig):
                 fields[part] = sized | given
         return cls(**{"decoder_hidden_size": decoder_width, "decoder_num_hidden_layers": decoder_layers} | fields)
 
+    def to_dict(self) -> dict[str, Any]:
+        """As the method of the library; `word_vocab_size` stands in it once it is set."""
+        content = super().to_dict()
+        if self.word_vocab_size is None:
+            del content["word_vocab_size"]  # the same bytes as before there was such a field: an index compares them
+        return content
+
     def validate_choices(self):
         check_choice(self, "text_pooling", ("mean", "cls"))
         if not 0 < self.mask_ratio < 1:
@@ -312,9 +323,10 @@ class MeritConfig(MeritTasks, PreTrainedConfig):
                 f"(the last counts with `num_words` alone), got {self.reconstruction_weight}, "
                 f"{self.contrastive_weight} and {self.word_weight} with {self.num_words} words."
             )
-        if self.max_ngram < 1 or (self.text_config.vocab_size + 1) ** self.max_ngram >= 2**63:
+        vocabulary = self.word_vocab_size or self.text_config.vocab_size
+        if self.max_ngram < 1 or (vocabulary + 1) ** self.max_ngram >= 2**63:
             raise ValueError(
-                f"Expected `max_ngram` of at least 1 whose phrases of {self.text_config.vocab_size} tokens fit "
+                f"Expected `max_ngram` of at least 1 whose phrases of {vocabulary} tokens fit "
                 f"63 bits, got {self.max_ngram}."
             )
 

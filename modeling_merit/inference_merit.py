@@ -13,8 +13,8 @@ import numpy as np
 
 SCORE_MEANING = (
     "A score says how many nats likelier the words of a prompt are with this ECG than without, on average over its "
-    "words, plus how much nearer the ECG is to the prompt than to all prompts compared. Above 0 speaks for it. It is "
-    "not a probability, and those of different prompts have no common scale."
+    "words, plus how much nearer the ECG is to the prompt than to all prompts compared. It is not a probability. It "
+    "ranks ECGs by one prompt; prompts have no common scale: their order is rough, the right one can be below 0."
 )
 """Stands wherever scores are shown."""
 
@@ -315,6 +315,7 @@ def generate_reports(
         return_tensors="pt",
     )
     inputs = on_device(model, features, tokens)
+    generate_kwargs.setdefault("tokenizer", processor.tokenizer)  # for `stop_strings`
     with torch.inference_mode():
         output = model.generate(**inputs, **generate_kwargs)[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in processor.tokenizer.batch_decode(output, skip_special_tokens=True)]

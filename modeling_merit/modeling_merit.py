@@ -6,6 +6,7 @@ follows masked autoencoders (He et al., 2022), alignment follows CLIP (Radford e
 gives the bounds. The decoder never sees text and nothing of the text enters the ECG encoder.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,6 +141,11 @@ def mean_and_maximum(vectors: torch.Tensor, positions: torch.Tensor) -> torch.Te
     return torch.cat([mean, largest.masked_fill(positions.amax(dim=2) == 0, 0.0)], dim=1)
 
 
+def in_backward_pass() -> bool:
+    """Return whether autograd is computing gradients just now, as `torch.utils.checkpoint` finds out itself."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() >= 0
+
+
 class MeritEcgConvolution(nn.Module):
     """Convolution and batch normalisation; the number of positions is divided by the stride."""
 
@@ -149,7 +155,16 @@ class MeritEcgConvolution(nn.Module):
         self.normalization = nn.BatchNorm1d(outputs)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.normalization(self.convolution(hidden_states))
+        hidden_states, normalization = self.convolution(hidden_states), self.normalization
+        if not (normalization.training and in_backward_pass()):
+            return normalization(hidden_states)
+        # Activation checkpointing computes a layer again, for its gradient: the statistics have this batch already.
+        kept = normalization.momentum, normalization.num_batches_tracked
+        normalization.momentum, normalization.num_batches_tracked = 0.0, normalization.num_batches_tracked.clone()
+        try:
+            return normalization(hidden_states)
+        finally:
+            normalization.momentum, normalization.num_batches_tracked = kept
 
 
 class MeritEcgStem(nn.Module):
@@ -339,6 +354,12 @@ class MeritPreTrainedModel(PreTrainedModel):
             )
         return (model, info) if output_loading_info else model
 
+    def resize_token_embeddings(self, *args, **kwargs):
+        """As the method of the library; the phrases of the word head stay numbered as they are."""
+        if isinstance(self.config, MeritConfig) and self.config.word_vocab_size is None:
+            self.config.word_vocab_size = self.config.text_config.vocab_size
+        return super().resize_token_embeddings(*args, **kwargs)
+
 
 class MeritEcgModel(MeritPreTrainedModel):
     """The ECG encoder: a residual convolutional network that reads all leads and which samples of them are visible.
@@ -405,7 +426,8 @@ class MeritEcgModel(MeritPreTrainedModel):
             length = window
         padding = -input_values.shape[2] % length
         input_values = nn.functional.pad(input_values.masked_fill(~ecg_mask, 0.0), (0, padding))
-        return input_values.to(self.dtype), nn.functional.pad(ecg_mask, (0, padding))
+        weight = self.stem.convolutions[0].convolution.weight  # `self.dtype` has no parameters in a replica
+        return input_values.to(weight.dtype), nn.functional.pad(ecg_mask, (0, padding))
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)  # channels come before positions in them
@@ -476,8 +498,9 @@ class MeritModel(MeritPreTrainedModel):
 
     def __init__(self, config: MeritConfig):
         super().__init__(config)
-        self.ecg_model = MeritEcgModel._from_config(config.ecg_config)
-        self.text_model = AutoModel.from_config(config.text_config)
+        # Of one dtype, whichever the encoders were stored in.
+        self.ecg_model = MeritEcgModel._from_config(config.ecg_config, dtype=torch.get_default_dtype())
+        self.text_model = AutoModel.from_config(config.text_config, dtype=torch.get_default_dtype())
         if getattr(self.text_model, "pooler", None) is not None:
             self.text_model.pooler = None  # never used here; DDP would wait for its gradient
         self.dropout = nn.Dropout(config.ecg_config.hidden_dropout)
@@ -493,17 +516,25 @@ class MeritModel(MeritPreTrainedModel):
 
     @classmethod
     def from_ecg_text_pretrained(
-        cls, ecg_model: str | MeritEcgModel, text_model: str | PreTrainedModel, **config_kwargs
+        cls,
+        ecg_model: str | os.PathLike | MeritEcgModel,
+        text_model: str | os.PathLike | PreTrainedModel,
+        **config_kwargs,
     ):
         """Return the model of a trained ECG encoder and a trained text encoder; only the heads are new.
 
+        All of it has the default dtype of torch, float32, and is in evaluation mode.
+
         Args:
-            ecg_model (`str` or [`MeritEcgModel`]): The ECG encoder, or a folder or Hub id of any MERIT checkpoint.
-            text_model (`str` or `PreTrainedModel`): Any encoder of `AutoModel`, or a folder or Hub id.
+            ecg_model (`str`, path or [`MeritEcgModel`]):
+                The ECG encoder, or a folder or Hub id of any MERIT checkpoint.
+            text_model (`str`, path or `PreTrainedModel`): Any encoder of `AutoModel`, or a folder or Hub id.
             config_kwargs: Further fields of [`MeritConfig`].
         """
-        ecg_model = MeritEcgModel.from_pretrained(ecg_model) if isinstance(ecg_model, str) else ecg_model
-        text_model = AutoModel.from_pretrained(text_model) if isinstance(text_model, str) else text_model
+        if isinstance(ecg_model, (str, os.PathLike)):
+            ecg_model = MeritEcgModel.from_pretrained(ecg_model)
+        if isinstance(text_model, (str, os.PathLike)):
+            text_model = AutoModel.from_pretrained(text_model)
         config = MeritConfig(
             ecg_config=ecg_model.config.to_dict(), text_config=text_model.config.to_dict(), **config_kwargs
         )
@@ -511,7 +542,7 @@ class MeritModel(MeritPreTrainedModel):
         model.ecg_model.load_state_dict(ecg_model.state_dict())
         text_weights = {key: value for key, value in text_model.state_dict().items() if not key.startswith("pooler.")}
         model.text_model.load_state_dict(text_weights)
-        return model
+        return model.eval()
 
     def get_input_embeddings(self):
         return self.text_model.get_input_embeddings()
@@ -600,8 +631,10 @@ class MeritModel(MeritPreTrainedModel):
 
     def get_words(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return which of the model's words and phrases texts hold, 0 or 1, (texts, num_words)."""
-        vocabulary, longest = self.config.text_config.vocab_size, self.config.max_ngram
-        return bag_of_words(ngram_keys(input_ids, attention_mask, vocabulary, longest), self.word_keys)
+        vocabulary = self.config.word_vocab_size or self.config.text_config.vocab_size
+        known = input_ids < vocabulary  # a token that was added later is in no phrase
+        known = known if attention_mask is None else known & attention_mask.bool()
+        return bag_of_words(ngram_keys(input_ids, known, vocabulary, self.config.max_ngram), self.word_keys)
 
     def _encode_text(self, input_ids, attention_mask, input_values=None, ecg_mask=None, **kwargs):
         """Text encoder; what a processor gives of ECGs beside the text is left aside."""
@@ -685,13 +718,16 @@ class MeritForPreTraining(MeritPreTrainedModel):
 
     @classmethod
     def from_ecg_text_pretrained(
-        cls, ecg_model: str | MeritEcgModel, text_model: str | PreTrainedModel, **config_kwargs
+        cls,
+        ecg_model: str | os.PathLike | MeritEcgModel,
+        text_model: str | os.PathLike | PreTrainedModel,
+        **config_kwargs,
     ):
         """As [`MeritModel.from_ecg_text_pretrained`]; the decoder is new, too."""
         dual_encoder = MeritModel.from_ecg_text_pretrained(ecg_model, text_model, **config_kwargs)
         model = cls(dual_encoder.config)
         model.merit = dual_encoder
-        return model
+        return model.eval()
 
     @can_return_tuple
     def forward(
@@ -809,9 +845,10 @@ class MeritForEcgClassification(MeritPreTrainedModel):
             labels (`torch.Tensor` of shape `(batch, num_labels)` or `(batch,)`, *optional*): As `problem_type` asks.
 
         Raises:
-            ValueError: If labels are given and `problem_type` is none of the three.
+            ValueError: If labels are given and `problem_type` is none of the three, or those of a regression are not
+                one for each output.
         """
-        encoded = self.ecg_model(input_values, ecg_mask, **kwargs)
+        encoded = self.ecg_model(input_values, ecg_mask, return_dict=True, **kwargs)
         logits = self.classifier(self.dropout(encoded.pooler_output))
         loss = None
         if labels is not None:
@@ -827,7 +864,12 @@ class MeritForEcgClassification(MeritPreTrainedModel):
         if self.config.problem_type == "single_label_classification":
             return nn.functional.cross_entropy(logits, labels)
         if self.config.problem_type == "regression":
-            return nn.functional.mse_loss(logits.squeeze(-1), labels.float().view_as(logits.squeeze(-1)))
+            targets = labels.float()[:, None] if labels.ndim == 1 else labels.float()
+            if targets.shape != logits.shape:
+                raise ValueError(
+                    f"Expected labels of the shape {tuple(logits.shape)} of the logits, got {tuple(labels.shape)}."
+                )
+            return nn.functional.mse_loss(logits, targets)
         raise ValueError(
             "Expected `config.problem_type` 'multi_label_classification', 'single_label_classification' or "
             f"'regression', got {self.config.problem_type!r}."

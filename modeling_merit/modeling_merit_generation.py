@@ -4,6 +4,7 @@ The language model is given the vectors of the positions in time, not the contra
 use what reports seldom name. Not a medical device: generated text is research output, not for clinical use.
 """
 
+import os
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ class MeritMlpProjector(nn.Module):
 
     def forward(self, tokens: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Return (batch, num_ecg_tokens, width of the LM) of (batch, positions, hidden_size)."""
+        tokens = tokens.to(self.absent.dtype)
         if token_mask is None:
             token_mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         counts = token_mask.sum(dim=1)[:, None, None].float()
@@ -96,6 +98,7 @@ class MeritPerceiverProjector(nn.Module):
         self.fc = nn.Linear(size, config.text_config.hidden_size)
 
     def forward(self, tokens: torch.Tensor, token_mask: torch.Tensor | None = None) -> torch.Tensor:
+        tokens = tokens.to(self.latents.dtype)
         latents, mask = self.latents.expand(tokens.shape[0], -1, -1), None
         if token_mask is not None:
             # The queries are keys, too: even an ECG without a valid patch leaves something to attend to.
@@ -159,17 +162,25 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_ecg_text_pretrained(
-        cls, ecg_model: str | MeritEcgModel, language_model: str | PreTrainedModel, **config_kwargs
+        cls,
+        ecg_model: str | os.PathLike | MeritEcgModel,
+        language_model: str | os.PathLike | PreTrainedModel,
+        **config_kwargs,
     ) -> "MeritForConditionalGeneration":
         """Return the model of a trained ECG encoder and a trained causal language model; only the projector is new.
 
+        All of it gets the dtype and device of the language model.
+
         Args:
-            ecg_model (`str` or [`MeritEcgModel`]): The ECG encoder, or a folder or Hub id of any MERIT checkpoint.
-            language_model (`str` or `PreTrainedModel`): Any model of `AutoModelForCausalLM`, or a folder or Hub id.
+            ecg_model (`str`, path or [`MeritEcgModel`]):
+                The ECG encoder, or a folder or Hub id of any MERIT checkpoint.
+            language_model (`str`, path or `PreTrainedModel`):
+                Any model of `AutoModelForCausalLM`, or a folder or Hub id.
             config_kwargs: Further fields of [`MeritGenerationConfig`], such as `ecg_token_id`.
         """
-        ecg_model = MeritEcgModel.from_pretrained(ecg_model) if isinstance(ecg_model, str) else ecg_model
-        if isinstance(language_model, str):
+        if isinstance(ecg_model, (str, os.PathLike)):
+            ecg_model = MeritEcgModel.from_pretrained(ecg_model)
+        if isinstance(language_model, (str, os.PathLike)):
             language_model = AutoModelForCausalLM.from_pretrained(language_model)
         config = MeritGenerationConfig(
             ecg_config=ecg_model.config.to_dict(), text_config=language_model.config.to_dict(), **config_kwargs
@@ -177,12 +188,11 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
         with torch.device("meta"):  # no second copy of a large language model
             model = cls(config)
         model.ecg_model, model.language_model = ecg_model, language_model
-        config.ecg_config, config.text_config = (
-            ecg_model.config,
-            language_model.config,
-        )  # one object, set once for both
+        config.ecg_config = ecg_model.config  # one object, set once for both
+        config.text_config = language_model.config
         model.projector = PROJECTORS[config.projector_type](config).apply(model._init_weights)
-        model.projector.to(device=language_model.device, dtype=language_model.dtype)
+        for part in (model.ecg_model, model.projector):
+            part.to(device=language_model.device, dtype=language_model.dtype)
         model.generation_config.update(**language_model.generation_config.to_diff_dict())
         model.generation_config.suppress_tokens = [config.ecg_token_id]
         return model.eval()
@@ -209,8 +219,7 @@ class MeritForConditionalGeneration(MeritPreTrainedModel, GenerationMixin):
         if ecg_hidden_states is None:
             encoded = self.ecg_model(input_values, ecg_mask)
             ecg_hidden_states, ecg_token_mask = encoded.last_hidden_state, encoded.token_mask
-        dtype = next(self.projector.parameters()).dtype
-        projected = self.projector(ecg_hidden_states.to(dtype), ecg_token_mask)
+        projected = self.projector(ecg_hidden_states, ecg_token_mask)
         return BaseModelOutputWithPooling(last_hidden_state=ecg_hidden_states, pooler_output=projected)
 
     def forward(

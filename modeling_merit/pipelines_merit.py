@@ -21,6 +21,11 @@ from .inference_merit import SCORE_MEANING, PromptEmbeddings, embed_prompts, gen
 from .reading_merit import FACTS, pieces
 
 PREPARING = (*FACTS, "window_seconds", "step_seconds", "truncation")
+BESIDE_THE_CONFIGURATION = (
+    *("logits_processor", "stopping_criteria", "prefix_allowed_tokens_fn", "streamer"),
+    *("assistant_model", "assistant_tokenizer", "tokenizer"),
+)
+"""Arguments of `generate` that are no fields of its configuration."""
 SCORES = {
     "sigmoid": torch.sigmoid,
     "softmax": lambda logits: logits.softmax(dim=-1),
@@ -57,7 +62,7 @@ class MeritPipeline(ChunkPipeline):
     or tensor of shape `(leads, samples)`, or a mapping with `signal` (or `array`), `sampling_rate`, `leads` and
     `units`. A list of these or an array `(ecgs, leads, samples)` gives a list with one result per ECG; a `KeyDataset`
     or a generator gives an iterator of them. As with `load_checkpoint`, NaN samples are masked, and leads without a
-    row in the model are dropped with a warning.
+    row in the model are dropped with a warning. An ECG that moves in no lead is refused, but not for its features.
 
     Arguments of every call, or of `pipeline(...)` for all calls:
 
@@ -72,6 +77,7 @@ class MeritPipeline(ChunkPipeline):
 
     _load_tokenizer = _load_image_processor = _load_video_processor = _load_processor = False
     _load_feature_extractor = True
+    refuse_flat = True
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -82,6 +88,7 @@ class MeritPipeline(ChunkPipeline):
             )
         extractor: Any = copy.copy(self.feature_extractor)
         extractor.nan_policy, extractor.extra_leads = "mask", "drop"
+        extractor.refuse_flat = self.refuse_flat
         self.extractor = extractor
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:  # type: ignore[override]
@@ -152,6 +159,12 @@ class MeritPipeline(ChunkPipeline):
 
 class ScoringPipeline(MeritPipeline):
     """What the two classifiers share: one ranking per ECG, and with `return_windows` one per window."""
+
+    def _sanitize_parameters(self, **kwargs):
+        top_k = kwargs.get("top_k")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"Expected `top_k` of at least 1, or None for all, got {top_k}.")
+        return super()._sanitize_parameters(**kwargs)
 
     def ranking(self, windows: list[dict[str, Any]], scores: dict[str, np.ndarray], labels, top_k, return_windows):
         """Return the ranking of the means over windows of scores `(windows, labels)`."""
@@ -317,6 +330,8 @@ class MeritEcgFeatureExtractionPipeline(MeritPipeline):
     torch.Size([256])
     """
 
+    refuse_flat = False
+
     def task_parameters(self, kwargs):
         forward = {"features": kwargs.pop("features")} if "features" in kwargs else {}
         if forward.get("features", "pooled") not in ("pooled", "aligned"):
@@ -351,7 +366,7 @@ class MeritEcgToTextPipeline(MeritPipeline):
     - `prompt`: what the model is asked, with `{ecg}` in the place of the ECG; the prompt for reports in its
       configuration by default.
     - `language`: of the report, as the model was taught it; English by default.
-    - arguments of `generate`, such as `max_new_tokens` (128 by default) and `num_beams`.
+    - arguments of `generate`, such as `max_new_tokens` (128 by default), `num_beams` and `stop_strings`.
 
     Returns for each ECG a list with one `{"generated_text", "start_s", "stop_s"}` per window, of which there is one
     unless `window_seconds` was given. Texts are those of `modeling_merit.processing.inference.generate_reports`.
@@ -371,8 +386,8 @@ class MeritEcgToTextPipeline(MeritPipeline):
             raise ValueError(f"Expected `processor` beside the model of the task {self.task!r}, got none.")
 
     def task_parameters(self, kwargs):
-        names = {"prompt", "language", "generation_config", *vars(GenerationConfig())} & kwargs.keys()
-        return {name: kwargs.pop(name) for name in names}, {}
+        names = {"prompt", "language", "generation_config", *vars(GenerationConfig()), *BESIDE_THE_CONFIGURATION}
+        return {name: kwargs.pop(name) for name in names & kwargs.keys()}, {}
 
     def compute(self, ecgs, prompt=None, language="English", **generate_kwargs):
         options = self._prepare_generate_kwargs(generate_kwargs)

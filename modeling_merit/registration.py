@@ -66,6 +66,7 @@ def register() -> None:
     AutoFeatureExtractor.register(MeritEcgConfig, MeritFeatureExtractor)
     AutoFeatureExtractor.register(MeritGenerationConfig, MeritFeatureExtractor)
     AutoProcessor.register(MeritConfig, MeritProcessor)
+    AutoProcessor.register(MeritEcgConfig, MeritFeatureExtractor)
     AutoProcessor.register(MeritGenerationConfig, MeritProcessor)
 
     # Makes `save_pretrained` and `push_to_hub` copy the code beside the weights, for loading without this package.

@@ -95,6 +95,8 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
     """
 
     model_input_names = ["input_values", "ecg_mask"]
+    refuse_flat = False
+    """Whether an ECG without any signal is refused. Where scores are shown it is; a field it is not."""
 
     def __init__(
         self,
@@ -239,7 +241,8 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
             samples)` without `return_tensors`, and whatever else the ECGs came with, such as labels.
 
         Raises:
-            ValueError: If something is to be cut or padded to `max_length`, and that is not given.
+            ValueError: If the list is empty, or something is to be cut or padded to `max_length`, and that is not
+                given.
 
         Example:
 
@@ -250,7 +253,12 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         ((2, 12, 700), [6000, 8400])
         """
         if isinstance(processed_features, (list, tuple)):
+            if not processed_features:
+                raise ValueError("Expected at least one ECG to pad, got none.")
             items, names = processed_features, processed_features[0].keys()
+            if any("ecg_mask" in item for item in items):
+                items = [{"ecg_mask": np.ones(np.shape(item["input_values"]), bool), **item} for item in items]
+                names = items[0].keys()
             processed_features = {name: [item[name] for item in items] for name in names}
             for name in {"input_values", "ecg_mask"} & names:
                 processed_features[name] = [part for item in items for part in _single(item[name])]
@@ -290,6 +298,11 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         }
         data = dict(processed_features) | padded
         return BatchFeature(data, tensor_type=return_tensors, skip_tensor_conversion=["quality"])
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+        """As the method of the library, without the name of a processor, which saves its feature extractor itself."""
+        getattr(self, "auto_map", {}).pop("AutoProcessor", None)
+        return super().save_pretrained(*args, **kwargs)
 
     def condition(self, signal: np.ndarray) -> np.ndarray:
         """
@@ -395,6 +408,12 @@ class MeritFeatureExtractor(SequenceFeatureExtractor):
         missing = np.isnan(signal) if quality else None
         signal, invalid = fill_missing(signal, leads, indices, nan_policy)
         peak_to_peak = np.ptp(signal, axis=-1)
+        if self.refuse_flat and not (moving := peak_to_peak.any(axis=-1)).all():
+            index = indices[int(moving.argmin())]
+            raise ValueError(
+                f"ECG {index} holds no signal: expected leads that move, got one value throughout each that was "
+                "recorded. What a model says of it means nothing. Check the file, or leave it out."
+            )
         warn_amplitude(peak_to_peak.max(axis=-1), indices, stacklevel=4)
 
         resampled = self.condition(resample(signal, rate, self.sampling_rate, self.resample_window))
@@ -486,7 +505,8 @@ def _as_array(value: Any, name: str) -> np.ndarray:
         ) from None
     if array.dtype.kind not in "iuf":
         raise ValueError(
-            f"{name} has dtype {array.dtype}; expected real numbers: convert it to float32 or an integer type."
+            f"{name} has dtype {array.dtype}; expected real numbers: convert it to float32 or an integer type. Pass "
+            "paths or records as a list, `list(ecgs)`."
         )
     return array
 

@@ -65,17 +65,10 @@ def load_checkpoint(
     """
     folder = find_checkpoint(checkpoint, auto_class)
     import transformers
-    from safetensors import SafetensorError
 
-    try:
-        processor = transformers.AutoProcessor.from_pretrained(folder)
-        model = getattr(transformers, auto_class).from_pretrained(folder)
-    except SafetensorError as error:
-        raise OSError(f"The weights in {checkpoint!r} are damaged: {error}. Copy or download them again.") from None
-    processor.feature_extractor.nan_policy = "mask"
-    processor.feature_extractor.extra_leads = "drop"
-    processor.feature_extractor.truncation = truncation
-    return _to_device(model.eval(), device), processor
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    _set_up(processor.feature_extractor, truncation)
+    return _load_model(getattr(transformers, auto_class), folder, checkpoint, device), processor
 
 
 def load_scorer(checkpoint: str, truncation: bool = False, device: str | None = None) -> tuple[Any, Any]:
@@ -90,27 +83,38 @@ def load_scorer(checkpoint: str, truncation: bool = False, device: str | None = 
 
     Raises:
         OSError: If there is no such checkpoint, or not all of its weights.
-        ValueError: If the checkpoint holds neither, or there is no such device.
+        ValueError: If the checkpoint holds neither, or an adapter alone, or there is no such device.
     """
     folder = find_checkpoint(checkpoint, "any")
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"Expected a whole checkpoint, got an adapter without its model in {checkpoint!r}. Merge the two "
+            "(`merge_and_unload()` of peft), and save the result with its processor or feature extractor."
+        )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("architectures") != ["MeritForEcgClassification"]:
         return load_checkpoint(checkpoint, truncation=truncation, device=device)
     import transformers
-    from safetensors import SafetensorError
 
     from modeling_merit import MeritForEcgClassification
 
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    _set_up(extractor, truncation)
+    return _load_model(MeritForEcgClassification, folder, checkpoint, device), extractor
+
+
+def _set_up(extractor: Any, truncation: bool) -> None:
+    """Let a feature extractor take ECGs as they come."""
+    extractor.nan_policy, extractor.extra_leads, extractor.truncation = "mask", "drop", truncation
+
+
+def _load_model(model_class: Any, folder: Path, checkpoint: str, device: str | None) -> Any:
+    from safetensors import SafetensorError
+
     try:
-        model = MeritForEcgClassification.from_pretrained(folder)
+        model = model_class.from_pretrained(folder).eval()
     except SafetensorError as error:
         raise OSError(f"The weights in {checkpoint!r} are damaged: {error}. Copy or download them again.") from None
-    extractor.nan_policy, extractor.extra_leads, extractor.truncation = "mask", "drop", truncation
-    return _to_device(model.eval(), device), extractor
-
-
-def _to_device(model: Any, device: str | None) -> Any:
     try:
         return model.to(device or "cpu")
     except (AssertionError, NotImplementedError, RuntimeError) as error:  # whichever a build of torch raises
@@ -177,7 +181,7 @@ def embed_ecgs(model: Any, processor: Any, ecgs: Any, features: str = "aligned")
         `torch.Tensor` of shape `(ecgs, features)`: float32, on the CPU.
 
     Raises:
-        ValueError: If the processor refuses an ECG.
+        ValueError: If the processor refuses an ECG, or there are no such features.
 
     Example:
 
@@ -190,6 +194,8 @@ def embed_ecgs(model: Any, processor: Any, ecgs: Any, features: str = "aligned")
     """
     import torch
 
+    if features not in FEATURES:
+        raise ValueError(f"Expected `features` to be one of {', '.join(map(repr, FEATURES))}, got {features!r}.")
     inputs = on_device(model, prepared(processor, ecgs))
     with torch.inference_mode():
         return FEATURES[features](model, inputs["input_values"], inputs.get("ecg_mask")).float().cpu()

@@ -5,6 +5,7 @@ import math
 import time
 import warnings
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,12 +14,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from transformers import AutoProcessor
 
+from modeling_merit import MeritConfig, MeritForEcgClassification
 from modeling_merit.processing.feature_extraction_merit import MeritFeatureExtractor
 from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.record import EcgRecord
 from modeling_merit.processing.signal_quality import record_quality
 
+CHECKPOINT = Path(__file__).resolve().parent.parent / "hub_cards" / "merit-ecg"
 LEADS = list(STANDARD_LEADS)
 FACTS = {"sampling_rate": 100, "leads": LEADS, "units": "mV"}
 # Offset and drift are left in, and 10 s are not padded: what went in can be compared.
@@ -214,6 +218,20 @@ def test_pad_pads_ecgs_along_time():
     assert [item.shape for item in extract.pad(single, padding=False)["input_values"]] == [(12, 500), (12, 700)]
     with pytest.raises(ValueError, match="`max_length` with truncation=True"):
         extract.pad(single, truncation=True)
+
+
+def test_pad_keeps_a_mask_wherever_it_stands(extract):
+    """An ECG without one was recorded throughout."""
+    ecg, mask = np.ones((12, 500), np.float32), np.zeros((12, 500), bool)
+    mask[0] = True
+    whole, partly = {"input_values": ecg}, {"input_values": ecg, "ecg_mask": mask}
+    for items, expected in (([whole, partly], [6000, 500]), ([partly, whole], [500, 6000])):
+        batch = extract.pad(items, return_tensors="np")
+        assert batch["ecg_mask"].sum(axis=(1, 2)).tolist() == expected
+        single = [{name: value[None] for name, value in item.items()} for item in items]
+        assert extract.pad(single, return_tensors="np")["ecg_mask"].sum(axis=(1, 2)).tolist() == expected
+    with pytest.raises(ValueError, match="Expected at least one ECG to pad, got none"):
+        extract.pad([])
 
 
 def test_shortest_and_longest(extract):
@@ -413,6 +431,26 @@ def test_padding_value_marks_everything_not_recorded():
     assert (out["input_values"][~out["ecg_mask"]] == -9.0).all() and out["ecg_mask"].sum() == 269
 
 
+# --- without any signal ---------------------------------------------------------------------------------------------
+
+
+def test_an_ecg_without_any_signal_is_refused_where_scores_are_shown(extract):
+    flat = np.arange(12.0)[:, None] + np.zeros(1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert extract(flat, **FACTS)["ecg_mask"].all()  # training, embedding and controls take it
+        strict = Raw(nan_policy="mask")
+        strict.refuse_flat = True
+        with pytest.raises(ValueError, match="ECG 1 holds no signal: .* got one value throughout each.* Check"):
+            strict([make_ecg(), flat], **FACTS)
+        absent = flat.copy()
+        absent[3:] = np.nan  # flat where it was recorded
+        with pytest.raises(ValueError, match="ECG 0 holds no signal"):
+            strict(absent, **FACTS)
+        absent[2] += 0.001 * make_ecg(leads=1)[0]
+        assert strict(absent, **FACTS)["ecg_mask"][0, :3].all()
+
+
 # --- quality --------------------------------------------------------------------------------------------------------
 
 
@@ -513,6 +551,20 @@ def test_quality_on_ptb_xl(ptb_xl_dir):
 
 
 # --- saving ---------------------------------------------------------------------------------------------------------
+
+
+def test_saved_alone_it_names_no_processor(tmp_path, capsys):
+    """As it comes from a checkpoint with a processor, and goes into the folder of a classifier."""
+    saved = json.loads((CHECKPOINT / "processor_config.json").read_text())["feature_extractor"]
+    extractor = MeritFeatureExtractor.from_dict(saved)
+    assert "AutoProcessor" in extractor.auto_map
+    extractor.save_pretrained(tmp_path)
+    alone = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert set(alone["auto_map"]) == {"AutoFeatureExtractor"}
+    MeritForEcgClassification(MeritConfig.from_size("tiny").ecg_config).save_pretrained(tmp_path)
+    for folder in (tmp_path, CHECKPOINT.with_name("merit-ecg-statements")):
+        assert type(AutoProcessor.from_pretrained(folder)) is MeritFeatureExtractor
+    assert "custom code" not in "".join(capsys.readouterr())  # which a terminal would be asked to run
 
 
 def test_save_and_load(tmp_path):

@@ -238,6 +238,21 @@ def test_parts_keep_their_weights_and_the_encoder_comes_from_any_checkpoint(tmp_
         MeritForConditionalGeneration.from_pretrained(tmp_path / "merit", config=model.config)
 
 
+def test_all_parts_have_the_dtype_of_the_language_model(ecgs, tmp_path):
+    """Else the saved model would have that of the ECG encoder, and the language model be loaded in it."""
+    encoder, ids = MeritEcgModel(MeritEcgConfig(**ENCODER)).eval(), torch.tensor([prompt("ecg", 5)])
+    encoder.save_pretrained(tmp_path / "ecg")
+    language_model("llama").bfloat16().save_pretrained(tmp_path / "text")
+    model = MeritForConditionalGeneration.from_ecg_text_pretrained(
+        tmp_path / "ecg", tmp_path / "text", num_ecg_tokens=PLACEHOLDERS
+    )
+    model.save_pretrained(tmp_path / "model")
+    loaded = MeritForConditionalGeneration.from_pretrained(tmp_path / "model")
+    for each in (model, loaded):
+        assert {parameter.dtype for parameter in each.parameters()} == {torch.bfloat16}
+    assert torch.equal(*(each(ids, input_values=ecgs[:1]).logits for each in (model, loaded)))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("projector", ["mlp", "perceiver"])
 def test_save_and_reload(family, projector, ecgs, tmp_path):

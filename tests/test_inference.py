@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
@@ -22,6 +23,7 @@ from modeling_merit.processing.inference import (
     embed_prompts,
     generate_reports,
     load_checkpoint,
+    load_scorer,
     score_embeddings,
     score_prompts,
 )
@@ -215,6 +217,32 @@ class TestCheckpoint:
         with pytest.raises(ValueError, match="got 'bert'"):
             load_checkpoint(str(folder))
 
+    def test_an_adapter_without_its_model(self, tmp_path):
+        (tmp_path / "adapter_config.json").write_text("{}")
+        with pytest.raises(ValueError, match=r"an adapter without its model.*`merge_and_unload\(\)`"):
+            load_scorer(str(tmp_path))
+
+
+def test_features_that_there_are_not(loaded, ecgs):
+    with pytest.raises(ValueError, match="`features` to be one of 'aligned', 'scores', 'pooled', got 'pool'"):
+        embed_ecgs(*loaded, ecgs[0], "pool")
+
+
+@pytest.mark.parametrize("paths", [pd.Series(["a.hea", "b.hea"]), np.array(["a.hea"]), pd.Series([Path("a.hea")])])
+def test_paths_that_are_no_list(loaded, paths):
+    with pytest.raises(ValueError, match=r"expected real numbers.*Pass paths or records as a list, `list\(ecgs\)`"):
+        embed_ecgs(*loaded, paths)
+
+
+def test_a_report_stops_where_it_is_told_to(ecgs):
+    """The tokenizer by which `generate` finds the words is that of the processor."""
+    writer = load_checkpoint(f"{CHECKPOINT}-report", "AutoModelForMultimodalLM")
+    options = {"max_new_tokens": 9, "do_sample": False}
+    (whole,) = generate_reports(*writer, ecgs[0], **options)
+    stop = whole.split()[1]
+    (short,) = generate_reports(*writer, ecgs[0], stop_strings=[stop], **options)
+    assert whole.startswith(short) and short.endswith(stop) and len(short) < len(whole)
+
 
 @torch.no_grad()
 def test_a_report_is_that_of_the_model(writer, report_checkpoint, ecgs):
@@ -296,7 +324,7 @@ class TestExamples:
         assert done.returncode == 0, done.stderr
         lines = done.stdout.strip().splitlines()
         assert lines[2].startswith("left bundle branch block") and lines[-3] == SCORE_MEANING
-        assert plot.read_bytes().startswith(b"\x89PNG")
+        assert plot.read_bytes().startswith(b"\x89PNG") and max(map(len, lines[:-3])) < 120  # bars fit a line
         alone = self.run("quickstart.py", "--model", CHECKPOINT, "--prompts", "vorhofflimmern", "--plot", plot)
         assert alone.returncode == 2 and "at least two prompts" in alone.stderr
 

@@ -167,6 +167,24 @@ def test_encoders_are_joined(model_type, how, tmp_path):
     assert_same_weights(MeritModel.from_pretrained(tmp_path / "joined"), model)
 
 
+@pytest.mark.parametrize("model_class", [MeritModel, MeritForPreTraining])
+def test_encoders_stored_in_bfloat16_are_joined_in_float32(model_class, tmp_path):
+    """And from paths, in evaluation mode, as `from_pretrained` returns a model."""
+    build(MeritEcgModel, ecg_config()).bfloat16().save_pretrained(tmp_path / "ecg")
+    text = build(AutoModel.from_config, AutoConfig.for_model("bert", **TEXT_MODELS["bert"])).bfloat16()
+    text.save_pretrained(tmp_path / "text")
+    model = model_class.from_ecg_text_pretrained(tmp_path / "ecg", tmp_path / "text", projection_dim=8)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert not any(module.training for module in model.modules())
+    assert model(ecgs(), **TEXT).ecg_embeds.dtype == torch.float32
+    model.save_pretrained(tmp_path / "joined")
+    loaded = model_class.from_pretrained(tmp_path / "joined")
+    assert_same_weights(loaded, model)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    half = model_class.from_pretrained(tmp_path / "joined", dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+
+
 def test_encoders_are_joined_for_pre_training():
     ecg = build(MeritEcgModel, ecg_config())
     text = build(AutoModel.from_config, AutoConfig.for_model("bert", **TEXT_MODELS["bert"]))

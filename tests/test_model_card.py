@@ -121,9 +121,11 @@ def test_cards_of_classifier_and_report_writer_are_those_of_their_results(tmp_pa
         ("merit-ecg-statements", {"head": "random"}),
         ("merit-ecg-statements", None),  # not calibrated
         ("merit-ecg-report", {"dataset": "mimic_iv_ecg:FOLDER"}),
+        ("merit-ecg", {"dataset": "mimic_iv_ecg"}),
+        ("merit-ecg", {"dataset": "ptb_xl,mimic_iv_ecg:FOLDER"}),
     ],
 )
-def test_other_classifiers_and_report_writers_get_a_card_without_claims(tmp_path, name, changes):
+def test_other_models_get_a_card_without_claims(tmp_path, name, changes):
     for path in (HUB_CARDS / name).glob("*.json"):
         shutil.copy(path, tmp_path)
     (path,) = tmp_path.glob("*_results.json")

@@ -1,5 +1,6 @@
 """The models: what goes in and what comes out, partial ECGs, and the ways to run them."""
 
+import re
 import shutil
 
 import numpy as np
@@ -21,7 +22,7 @@ from modeling_merit import (
     MeritGenerationConfig,
     MeritModel,
 )
-from modeling_merit.objective_merit import patchify
+from modeling_merit.objective_merit import ngram_keys, patchify
 
 LEADS = MeritEcgConfig().leads
 TEXTS = ([2, 5, 6, 3], [2, 7, 3])
@@ -261,18 +262,54 @@ def pretraining_model(**fields) -> MeritForPreTraining:
     return model
 
 
-def test_activation_checkpointing_gives_the_same_gradients():
-    gradients = []
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_gives_the_same_gradients_and_statistics(reentrant):
+    """Also in the second step: batch normalisation counts a batch once, though its layer is computed twice."""
+    gradients, statistics = [], []
     for checkpointing in (False, True):
         model = pretraining_model().train()
         if checkpointing:
-            model.activation_checkpointing_enable()
+            model.activation_checkpointing_enable({"use_reentrant": reentrant})
             layers = [layer for stage in model.merit.ecg_model.stages for layer in stage.layers]
             assert len(layers) == 2 and all(layer.gradient_checkpointing for layer in layers)
         torch.manual_seed(0)
-        model(ecgs(), **reports(*TEXTS)).loss.backward()
+        for _ in range(2):
+            model.zero_grad()
+            model(ecgs(), **reports(*TEXTS)).loss.backward()
         gradients.append([p.grad for p in model.parameters()])
+        statistics.append(dict(model.named_buffers()))
     assert all(close(a, b, tolerance=1e-5 * (1 + b.abs().max())) for a, b in zip(*gradients))
+    assert all(torch.equal(value, statistics[1][name]) for name, value in statistics[0].items())
+    assert statistics[1]["merit.ecg_model.stages.0.layers.0.first.normalization.num_batches_tracked"] == 2
+
+
+def replica(model: nn.Module) -> nn.Module:
+    """What `nn.DataParallel` makes of a model for each device: its parameters are plain attributes."""
+    modules = list(model.modules())
+    copies = {module: module._replicate_for_data_parallel() for module in modules}
+    for module, copied in copies.items():
+        for name, child in module._modules.items():
+            copied._modules[name] = None if child is None else copies[child]
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                copied._parameters[name] = None
+            else:
+                setattr(copied, name, parameter.detach().clone())
+    return copies[model]
+
+
+@torch.no_grad()
+def test_replicas_of_data_parallel_compute_the_same():
+    dual, classifier = pretraining_model(reconstruction_weight=0.0), build(MeritForEcgClassification, ecg_config())
+    text = reports(*TEXTS)
+    assert torch.equal(replica(dual)(ecgs(), **text).loss, dual(ecgs(), **text).loss)
+    assert torch.equal(replica(classifier)(ecgs()).logits, classifier(ecgs()).logits)
+    config = MeritGenerationConfig(ecg_config=ENCODER, text_config=TRANSFORMER | {"vocab_size": 50}, num_ecg_tokens=5)
+    for projector in ("mlp", "perceiver"):
+        config.projector_type = projector
+        writer = build(MeritForConditionalGeneration, config)
+        ids = torch.tensor([[50] * 5 + [7]] * 2)
+        assert torch.equal(replica(writer)(ids, ecgs()).logits, writer(ids, ecgs()).logits)
 
 
 @pytest.mark.slow
@@ -347,6 +384,8 @@ def test_the_loss_comes_first_in_a_tuple():
         first = model(ecgs(), **inputs, return_dict=False)[0]
         assert first.ndim == 0 and first.item() == output.loss.item()
     assert classifier(ecgs(), return_dict=False)[0].shape == (2, 3)  # without labels, the logits
+    classifier.config.return_dict = False
+    assert classifier(ecgs(), **labels)[0].ndim == 0 and classifier(ecgs())[0].shape == (2, 3)
     with pytest.raises(ValueError, match="one text per ECG"):
         dual(ecgs(3), **text, return_loss=True)
 
@@ -383,6 +422,27 @@ def test_word_evidence_is_the_gain_in_log_probability():
     assert model.get_words(**reports([2, 5, 9, 3], [2, 50, 3])).tolist() == [[1, 0, 0, 0, 1], [0] * 5]
     with pytest.raises(ValueError, match="`num_words` 0"):
         build(MeritModel, merit_config()).get_word_evidence(ecgs())
+
+
+@pytest.mark.parametrize("size", [110, 90])
+@pytest.mark.parametrize("model_class", [MeritModel, MeritForPreTraining])
+def test_phrases_are_found_after_the_vocabulary_changed(model_class, size, tmp_path):
+    """Also in a loaded checkpoint; a new token is in no phrase, though with it a key could be that of another one."""
+    outer = build(model_class, merit_config(num_words=6))
+    model = getattr(outer, "merit", outer)
+    phrases = [[5], [5, 6], [6, 5], [5, 6, 7], [0, 0], [89, 89, 89]]
+    keys = [ngram_keys(torch.tensor([one]), None, 104, len(one))[0, -1] for one in phrases]
+    model.set_words(torch.stack(keys), torch.full((6,), 0.5))
+    text = reports([5, 6, 7], [6, 5], [89, 89, 89], [0, 0])
+    expected = model.get_words(**text)
+    assert expected.sum(dim=1).tolist() == [3, 2, 1, 1]
+    assert "word_vocab_size" not in outer.config.to_dict()
+    outer.resize_token_embeddings(size)
+    outer.save_pretrained(tmp_path)
+    for resized in (model, MeritModel.from_pretrained(tmp_path)):
+        assert resized.config.text_config.vocab_size == size
+        assert torch.equal(resized.get_words(**text), expected)
+        assert resized.get_words(torch.tensor([[104, 5], [105, 5]])).sum(dim=1).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -473,6 +533,13 @@ def test_labels_say_what_the_problem_is(num_labels, labels, problem_type, loss):
     output = model(ecgs(), labels=labels)
     assert model.config.problem_type == problem_type
     assert output.loss.item() == pytest.approx(loss(output.logits, labels).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(("num_labels", "shape"), [(3, (3, 2)), (3, (6,)), (1, (1, 2)), (1, (3,)), (1, ())])
+def test_labels_of_another_shape_are_refused_in_regression(num_labels, shape):
+    model = build(MeritForEcgClassification, ecg_config(num_labels=num_labels, problem_type="regression"))
+    with pytest.raises(ValueError, match=rf"shape \(2, {num_labels}\) .* got {re.escape(str(shape))}"):
+        model(ecgs(), labels=torch.zeros(shape))
 
 
 def first_block(drop_path: float, training: bool) -> tuple[torch.Tensor, torch.Tensor]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from loopback_hub import LoopbackHub
 from tiny_models import build, ecg_config
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, TextIteratorStreamer, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -296,6 +296,32 @@ class TestWindows:
             classify(np.full_like(signal, np.inf), **facts(ecg), window_seconds=10)
 
 
+class TestFlat:
+    """Scores of an ECG without any signal would mean nothing; features of it are still its features."""
+
+    def test_it_is_refused(self, classify, classifier_folder, report_checkpoint, ecgs):
+        flat, said = np.zeros_like(ecgs[0].signal), facts(ecgs[0])
+        for pipe in (
+            classify,
+            pipeline("ecg-classification", model=classifier_folder),
+            pipeline("ecg-to-text", model=report_checkpoint),
+        ):
+            with pytest.raises(ValueError, match="ECG 0 holds no signal"):
+                pipe(flat, **said)
+            assert not pipe.feature_extractor.refuse_flat  # that of the user is left as it was
+        with pytest.warns(UserWarning, match="Implausible amplitude"):
+            features = pipeline("ecg-feature-extraction", model=classifier_folder)(flat, **said)
+        assert np.isfinite(features).all()
+
+    def test_windows_of_it_are_left_out(self, classify):
+        ecg = record(seconds=30)
+        signal = ecg.signal.copy()
+        signal[:, : round(10 * ecg.sampling_rate)] = 0.5
+        with pytest.warns(UserWarning, match="1 windows are left out, the first for: ECG 0 holds no signal"):
+            result = classify(signal, **facts(ecg), window_seconds=10, return_windows=True)
+        assert [part["start_s"] for part in result["windows"]] == [10, 20]
+
+
 class TestZeroShot:
     @pytest.mark.parametrize("labels", [LABELS, CLASSES])
     def test_scores_are_those_of_inference(self, classify, ecgs, labels):
@@ -314,6 +340,9 @@ class TestZeroShot:
         assert classify(ecgs[2], top_k=1) == classify(ecgs[2])[:1]
         assert classify(ecgs[2], top_k=1)[0]["label"] == "linksschenkelblock"
         assert len(classify(ecgs[2], top_k=9)) == 3
+        for top_k in (0, -1):
+            with pytest.raises(ValueError, match=f"`top_k` of at least 1, or None for all, got {top_k}"):
+                classify("never read.hea", top_k=top_k)
 
     def test_labels_of_a_call_do_not_stay(self, classify, ecgs):
         other = classify(ecgs[0], candidate_labels=LABELS[:2])
@@ -331,6 +360,10 @@ class TestZeroShot:
         pipe = pipeline("zero-shot-ecg-classification", model=CHECKPOINT)
         with pytest.raises(ValueError, match=message):
             pipe("never read.hea", candidate_labels=labels)
+
+    def test_a_model_without_texts_is_refused(self, classifier_folder):
+        with pytest.raises(TypeError, match="correct pipeline task"):  # and no question whether to run custom code
+            pipeline("zero-shot-ecg-classification", model=classifier_folder, candidate_labels=LABELS)
 
     def test_a_processor_is_needed(self):
         model = AutoModel.from_pretrained(CHECKPOINT)
@@ -410,6 +443,37 @@ class TestReports:
             for row in rows:
                 alone = pipe(ecg.crop(row["start_s"], row["stop_s"]))
                 assert alone[0]["generated_text"] == row["generated_text"] != ""
+
+    def test_arguments_of_generate_beside_its_configuration(self, report_checkpoint, ecgs):
+        pipe, seen = pipeline("ecg-to-text", model=report_checkpoint, max_new_tokens=9, do_sample=False), []
+
+        def stop(ids, scores, **kwargs):
+            seen.append("stopping_criteria")
+            return torch.ones(len(ids), dtype=torch.bool)
+
+        def keep(ids, scores):
+            seen.append("logits_processor")
+            return scores
+
+        def allowed(number, ids):
+            seen.append("prefix_allowed_tokens_fn")
+            return [5]
+
+        whole = pipe(ecgs[0])[0]["generated_text"]
+        given = {"stopping_criteria": [stop], "logits_processor": [keep], "prefix_allowed_tokens_fn": allowed}
+        texts = {name: pipe(ecgs[0], **{name: value})[0]["generated_text"] for name, value in given.items()}
+        assert set(seen) == set(given) and texts["logits_processor"] == whole
+        assert set(texts["prefix_allowed_tokens_fn"].split()) == {"sinus"}
+        assert whole.startswith(texts["stopping_criteria"]) and texts["stopping_criteria"] != whole
+        assert pipe(ecgs[0], assistant_model=pipe.model)[0]["generated_text"] == whole
+        streamer = TextIteratorStreamer(pipe.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        assert pipe(ecgs[0], streamer=streamer)[0]["generated_text"] == "".join(streamer).strip()
+
+    def test_texts_stop_where_they_are_told_to(self, ecgs):
+        pipe = pipeline("ecg-to-text", model=f"{CHECKPOINT}-report", max_new_tokens=9)
+        word = pipe(ecgs[0])[0]["generated_text"].split()[1]
+        for options in ({}, {"tokenizer": pipe.processor.tokenizer}):
+            assert pipe(ecgs[0], stop_strings=[word], **options)[0]["generated_text"].split()[-1] == word
 
     def test_an_argument_that_is_unknown(self, report_checkpoint, ecgs):
         with pytest.raises(TypeError, match="got candidate_labels"):

@@ -294,6 +294,15 @@ def test_save_and_load(prompter, tmp_path):
         np.testing.assert_array_equal(value, expected[key])
 
 
+def test_a_processor_is_saved_after_its_feature_extractor_was_saved_alone(prompter, tmp_path):
+    prompter.save_pretrained(tmp_path / "first")
+    prompter.feature_extractor.save_pretrained(tmp_path / "alone")
+    prompter.save_pretrained(tmp_path / "second")
+    first, second = ((tmp_path / name / "processor_config.json").read_text() for name in ("first", "second"))
+    assert first == second and '"AutoProcessor": "processing_merit.MeritProcessor"' in first
+    assert "AutoProcessor" not in (tmp_path / "alone" / "preprocessor_config.json").read_text()
+
+
 def test_importing_the_package_needs_no_optional_library():
     optional = ["matplotlib", "pydicom", "edfio", "defusedxml", "h5py", "soundfile", "gradio", "peft", "nltk"]
     code = f"import sys; sys.modules.update(dict.fromkeys({optional})); import modeling_merit.processing"

@@ -3,6 +3,7 @@
 import argparse
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,26 @@ def test_a_model_is_listed_then_pushed_and_loads_back(checkpoint, loopback_hub, 
     assert {"modeling_merit.py", "handler.py", "requirements.txt", "tokenizer.json"} <= set(files)
     assert b"`me/heart`, not `your-name/merit-ecg-demo`" in files["README.md"]
     run(loopback_hub, tmp_path, "-c", LOAD_MODEL, checkpoint)
+
+
+@pytest.mark.parametrize("name", ["merit-ecg", "merit-ecg-statements", "merit-ecg-report"])
+def test_no_placeholder_of_a_shipped_checkpoint_is_published(name, tmp_path, monkeypatch, capsys):
+    """The results leave with the id of the data set, or not at all."""
+    source, script = ROOT / "hub_cards" / name, runpy.run_path(str(SCRIPT))
+
+    def copy(script, *arguments):
+        shutil.copytree(source, arguments[-1])
+
+    monkeypatch.setitem(script["stage_model"].__globals__, "run", copy)
+    for dataset_id in (None, "me/ptb-xl"):
+        folder = tmp_path / str(bool(dataset_id))
+        script["stage_model"](argparse.Namespace(source=source, repo_id="me/heart", dataset_id=dataset_id), folder)
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        assert "your-name" not in card and card.count("me/heart") >= 2
+        results = [path.read_text() for path in folder.glob(".eval_results/*")]
+        assert len(results) == int(dataset_id is not None and (source / ".eval_results").is_dir())
+        assert all("your-name" not in text and f"id: {dataset_id}" in text for text in results)
+        assert ("--dataset_id" in capsys.readouterr().out) == (dataset_id is None and name != "merit-ecg-report")
 
 
 @pytest.mark.slow

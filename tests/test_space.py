@@ -375,6 +375,31 @@ class TestModel:
             assert f'alt="What speaks for {same}"' in picture
         with pytest.raises(gr.Error, match="of which it knows none"):
             handlers.explanation(record, "心电图", texts)
+        expected = handlers.explanation(record, "sinus rhythm normal", texts).split("<figcaption>")[1]
+        for broken in ("sinus rhythm\u2028normal", "sinus rhythm\n normal"):  # one statement, of several lines
+            assert handlers.explanation(record, broken, texts).split("<figcaption>")[1] == expected
+
+    def test_explanation_beside_statements_of_one_first_wording(self, handlers):
+        """Which are compared once: the other wordings tell them apart in the table, and take no part here."""
+        record = handlers.simulate("atrial_fibrillation")[0]
+        texts = "sinus rhythm / sinusrhythmus\nSinus Rhythm / block\nleft bundle branch block"
+        assert len(handlers.compare(record, texts)) == 3
+        picture = handlers.explanation(record, "atrial fibrillation", texts)
+        once = handlers.explanation(record, "atrial fibrillation", "sinus rhythm\nleft bundle branch block")
+        assert picture.split("<figcaption>")[1] == once.split("<figcaption>")[1]
+
+    def test_an_ecg_without_any_signal_gets_no_scores(self, handlers):
+        flat = EcgRecord(np.zeros((2, 1000)), 100, ("I", "II"))
+        texts = "sinus rhythm\natrial fibrillation"
+        for function, *more in (
+            (handlers.statements,),
+            (handlers.compare, texts),
+            (handlers.explanation, "", texts),
+            (handlers.classify, "rhythm"),
+            (handlers.report, "English"),
+        ):
+            with pytest.raises(gr.Error, match="ECG 0 holds no signal"):
+                function(flat, *more)
 
     def test_statements_have_the_probabilities_of_their_model(self, handlers, monkeypatch, tmp_path, capfd):
         record = handlers.simulate("sinus_rhythm")[0]

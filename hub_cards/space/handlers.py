@@ -232,10 +232,12 @@ def once(function):
 def load(checkpoint, auto_class="AutoModel"):
     """Return model and processor; why they cannot be loaded is said in the log, to who runs the page."""
     try:
-        return load_checkpoint(checkpoint, auto_class)
+        model, processor = load_checkpoint(checkpoint, auto_class)
     except REFUSALS as error:
         print(f"{checkpoint}: {error}", file=sys.stderr)
         raise ValueError("The model of this page cannot be loaded. Its log says why.") from None
+    processor.feature_extractor.refuse_flat = True
+    return model, processor
 
 
 @once
@@ -315,13 +317,17 @@ def ranked(record, prompts, names):
 def explanation(record, statement, statements):
     """Return the drawing of what speaks for one statement, by default the highest, rather than for the others."""
     classes = wordings(statements)
-    statement = (statement or "").strip()[:MAX_CHARACTERS]
+    statement = " ".join((statement or "")[:MAX_CHARACTERS].split())  # in one line
     if not statement:
         statement = ranked(record, embed_prompts(*load(MODEL), classes), list(classes))[0][0]
     texts = wordings(statement)[statement]
     text, same = texts[0], set(map(normalize_report, texts))
-    against = [others[0] for others in classes.values() if not same & set(map(normalize_report, others))]
-    found = explain(*load(MODEL), record, text, against=against, n_steps=32, tolerance=0.05)
+    against = {
+        normalize_report(others[0]): others[0]
+        for others in classes.values()
+        if not same & set(map(normalize_report, others))
+    }
+    found = explain(*load(MODEL), record, text, against=list(against.values()), n_steps=32, tolerance=0.05)
     shares = sorted(found.lead_shares().items(), key=lambda item: -item[1])[:4]
     caption = f"Most of it in {', '.join(f'{lead} ({share:.0%})' for lead, share in shares)}. {DISCLAIMER}"
     return picture(plot_explanation(record, found), "explanation", f"What speaks for {printable(text, 60)}", caption)
