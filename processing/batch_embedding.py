@@ -56,9 +56,9 @@ class Embedded(NamedTuple):
 def part_schema() -> "pa.Schema":
     """Return the columns of the parts.
 
-    `record_id` and `file` are those of the source, `row` its row in a Parquet table, else -1. Either `embedding`
-    (float32) or `error` is there. Quality flags are those of the feature extractor, `age` (years) and `sex` those that
-    the file states, `notes` what its reader and the feature extractor warn of.
+    `record_id` is that of the source, `file` its absolute path or URL, `row` its row in a Parquet table, else -1.
+    Either `embedding` (float32) or `error` is there. Quality flags are those of the feature extractor, `age` (years)
+    and `sex` those that the file states, `notes` what its reader and the feature extractor warn of.
 
     Example:
 
@@ -117,7 +117,7 @@ def embed_sources(
         return [row | {"embedding": vector} for (row, _), vector in zip(batch, vectors)]
 
     for source in sources:
-        row: dict[str, Any] = {"record_id": source.record_id, "file": source.path, "row": source.row}
+        row: dict[str, Any] = {"record_id": source.record_id, "file": absolute(source.path), "row": source.row}
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -172,14 +172,16 @@ def embed_to_folder(
             this machine for the time of the job.
         workers (`int`): Ray actors that hold the model, each with one CPU.
         retry_failed (`bool`): Whether ECGs that failed in an earlier run are tried again.
-        overwrite (`bool`): Whether the parts of another job (other weights, features, facts) are deleted.
+        overwrite (`bool`): Whether the parts of another job (other weights, features, facts, or other files of the
+            same ids) are deleted.
         progress (callable): Called with the number of rows of every part that is written.
 
     Returns:
         [`Embedded`].
 
     Raises:
-        ValueError: If the folder holds parts of another job, or the checkpoint is none.
+        ValueError: If the folder holds parts of another job, or other files of the same ids, or the checkpoint is
+            none.
         KeyboardInterrupt: After the rows that were finished have been written.
         ImportError: If the engine is not installed.
 
@@ -199,10 +201,15 @@ def embed_to_folder(
     about |= {"features": features, "truncation": truncation, "facts": _plain(facts), "disclaimer": DISCLAIMER}
     folder = PartFolder(out)
     folder.start(about, overwrite)
+    try:
+        new_sources(sources, folder.files(), os.fspath(out))
+    except ValueError as error:
+        if not overwrite:
+            raise ValueError(f"{error} Or replace what is there with overwrite=True.") from None
+        folder.clear()
     if retry_failed:
-        folder.drop_failed()
-    done = folder.ids()
-    left = [source for source in sources if source.record_id not in done]
+        folder.drop_failed(source.record_id for source in sources)
+    left = new_sources(sources, folder.files(), os.fspath(out))
     units = [left[start : start + rows_per_part] for start in range(0, len(left), rows_per_part)]
     run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{secrets.token_hex(4)}"
     work = {"checkpoint": checkpoint, "features": features, "facts": dict(facts or {}), "truncation": truncation}
@@ -247,8 +254,7 @@ class PartFolder:
                     f"{self.path!r} holds embeddings of another job ({other}). Choose another name, or replace them "
                     "with overwrite=True."
                 )
-            for path in self.parts():
-                self.fs.rm_file(path)
+            self.clear()
         for path in [*self._named("_tmp-"), *self._named("_try-", "")]:
             self.fs.rm_file(path)
         if found != dict(about):
@@ -279,9 +285,21 @@ class PartFolder:
                 part = pq.ParquetFile(file, pre_buffer=False)
                 yield part.read(None if columns is None else list(columns), use_threads=False)
 
+    def files(self) -> dict[str, str]:
+        """Return the files of all records that have a row, with an embedding or an error, by id."""
+        found: dict[str, str] = {}
+        for table in self.tables(["record_id", "file"]):
+            found.update(zip(table["record_id"].to_pylist(), table["file"].to_pylist()))
+        return found
+
     def ids(self) -> set[str]:
-        """Return the ids of all records that have a row, with an embedding or an error."""
-        return {record_id for table in self.tables(["record_id"]) for record_id in table.column(0).to_pylist()}
+        """Return the ids of all records that have a row."""
+        return set(self.files())
+
+    def clear(self) -> None:
+        """Delete the parts."""
+        for path in self.parts():
+            self.fs.rm_file(path)
 
     def write(self, rows: Sequence[Mapping[str, Any]], name: str, about: Mapping[str, Any]) -> None:
         """Write rows as a file that is no part yet."""
@@ -307,19 +325,59 @@ class PartFolder:
         if self.fs.isfile(f"{self.path}/_try-{name}"):
             self.fs.rm_file(f"{self.path}/_try-{name}")
 
-    def drop_failed(self) -> None:
-        """Take the rows with an error out of the parts."""
+    def drop_failed(self, ids: Iterable[str]) -> None:
+        """Take the rows of these records that have an error out of the parts."""
+        import pyarrow as pa
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
+        tried = pa.array(list(ids), pa.string())
         for path, table in zip(self.parts(), list(self.tables())):
-            kept = table.filter(pc.is_null(table["error"]))
+            others = pc.invert(pc.is_in(table["record_id"], tried))
+            kept = table.filter(pc.or_(pc.is_null(table["error"]), others))
             if len(kept) == len(table):
                 continue
             temporary = f"{self.path}/_tmp-{path.rpartition('/')[2]}"
             with self.fs.open(temporary, "wb") as file:
                 pq.write_table(kept, file)
             self.fs.mv(temporary, path)
+
+
+def new_sources(sources: Sequence[EcgSource], held: Mapping[str, str | None], place: str) -> list[EcgSource]:
+    """Return the sources that a place does not hold yet.
+
+    Args:
+        sources (sequence of [`EcgSource`]): What is asked for.
+        held (mapping of `str` to `str`): The files of the place by id, `None` where it does not say them.
+        place (`str`): Its name, for the message.
+
+    Raises:
+        ValueError: If it holds another file under the same id.
+
+    Example:
+
+    >>> new_sources([EcgSource("a", "day1/a.edf"), EcgSource("b", "day1/b.edf")], {"a": "./day1/a.edf"}, "out")
+    [EcgSource(record_id='b', path='day1/b.edf', row=-1)]
+    """
+    for source in sources:
+        file = held.get(source.record_id)
+        if file is not None and not _is_same(file, source.path):
+            raise ValueError(
+                f"Expected ids that differ, got {source.record_id!r} for {absolute(file)!r}, which {place!r} holds, "
+                f"and for {absolute(source.path)!r}. Choose another place, or begin anew with their common folder, "
+                "whose ids tell them apart."
+            )
+    return [source for source in sources if source.record_id not in held]
+
+
+def absolute(path: str) -> str:
+    """Return a path from the root, which means the same in every working folder; a URL as it is."""
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _is_same(file: str, other: str) -> bool:
+    file, other = absolute(file), absolute(other)
+    return file == other or "://" not in file + other and os.path.realpath(file) == os.path.realpath(other)
 
 
 def checkpoint_fingerprint(folder: Path) -> str:
@@ -440,8 +498,10 @@ __all__ = [
     "ENGINES",
     "Embedded",
     "PartFolder",
+    "absolute",
     "checkpoint_fingerprint",
     "embed_sources",
     "embed_to_folder",
+    "new_sources",
     "part_schema",
 ]

@@ -11,6 +11,7 @@ What is nearest to a text or an ECG is like it to the model. It is no diagnosis.
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -133,10 +134,16 @@ class EcgIndex:
 
     def ids(self) -> set[str]:
         """Return the ids of all ECGs in the index."""
+        return set(self.files())
+
+    def files(self) -> dict[str, str | None]:
+        """Return the files of all ECGs in the index by id, `None` where it does not say them."""
         if self._table is None:
-            return set()
-        rows = self._table.search().select(["record_id"]).limit(len(self)).to_arrow()
-        return set(rows["record_id"].to_pylist())
+            return {}
+        columns = [name for name in ("record_id", "file") if name in self.columns]
+        rows = self._table.search().select(columns).limit(len(self)).to_arrow()
+        ids = rows["record_id"].to_pylist()
+        return dict(zip(ids, rows["file"].to_pylist())) if "file" in columns else dict.fromkeys(ids)
 
     def add(self, rows: "Mapping[str, Sequence] | pd.DataFrame | pa.Table") -> int:
         """Add the ECGs that are not there yet; adding the same ones again changes nothing.
@@ -242,7 +249,8 @@ class EcgIndex:
                 raise
             raise ValueError(
                 f"Expected an SQL condition on the columns {', '.join(self.columns)}, got {where!r}: "
-                f"{str(error).partition(', rust/')[0][:300]}"
+                # Without back ticks: in them stand arguments, which the command line shows as its options.
+                + str(error).partition(", rust/")[0][:300].replace("`", "'")
             ) from None
         found["similarity"] = 1 - found.pop("_distance")
         return found
@@ -303,21 +311,39 @@ class EcgIndex:
         columns = {name: column.cast(pa.string()) if name == "record_id" else column for name, column in named}
         columns["embedding"] = pa.FixedSizeListArray.from_arrays(flat, size)
         found = pa.table(columns).replace_schema_metadata({"merit_ecg": json.dumps(self._about)})
+        return self.as_stored(found)
+
+    def as_stored(self, rows: "pa.Table") -> "pa.Table":
+        """Return rows, with or without vectors, with columns in the order and of the types of the index.
+
+        Raises:
+            ValueError: If a column is missing, unknown or of another type.
+        """
+        import pyarrow as pa
+
         if self._table is None:
-            return found
+            return rows
         schema = self._table.schema
-        if set(schema.names) != set(found.column_names):
+        if "embedding" not in rows.column_names:
+            schema = schema.remove(schema.get_field_index("embedding"))
+        if set(schema.names) != set(rows.column_names):
+            missing = [name for name in schema.names if name not in rows.column_names]
+            unknown = [name for name in rows.column_names if name not in schema.names]
             raise ValueError(
-                f"Expected the columns of the index, {', '.join(schema.names)}, got {', '.join(columns)}."
+                f"Expected the columns of the index, {', '.join(schema.names)}, got "
+                + " and ".join(
+                    [f"no {', '.join(missing)}"] * bool(missing) + [f"besides {', '.join(unknown)}"] * bool(unknown)
+                )
+                + ". Give the same columns of metadata as before."
             )
         try:
-            return found.select(schema.names).cast(schema)
+            return rows.select(schema.names).cast(schema)
         except (pa.ArrowException, ValueError) as error:
             raise ValueError(f"Expected columns of the types of the index: {error}") from None
 
 
 def embed_text(model: Any, processor: Any, text: str) -> np.ndarray:
-    """Return the unit vector of a text to search with, normalised as reports are.
+    """Return the unit vector of a text to search with, normalised as reports are; warn of words that are not known.
 
     Args:
         model (`MeritModel`), processor (`MeritProcessor`): As from `inference.load_checkpoint`.
@@ -331,16 +357,24 @@ def embed_text(model: Any, processor: Any, text: str) -> np.ndarray:
     from .data.reports import normalize_report
 
     text = normalize_report(text)
-    tokens = processor(text=[text], return_tensors="pt")
-    known = set(tokens["input_ids"][0].tolist()) - set(processor.tokenizer.all_special_ids)
-    if not known:
+    tokens = processor(text=[text], return_tensors="pt").to(model.device)
+    found = set(tokens["input_ids"][0].tolist())
+    if not found - set(processor.tokenizer.all_special_ids):
         raise ValueError(
             f"Expected a text in words that the model knows, got {text[:100]!r}, of which it knows none. Write it in "
             "the language of the reports that the model has learnt from."
         )
     with torch.inference_mode():
-        device = model.device
-        features = model.get_text_features(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
+        words = tokens["input_ids"], tokens["attention_mask"]
+        features = model.get_text_features(*words)
+        if processor.tokenizer.unk_token_id in found:
+            unknown = "words that the model does not know, which are all the same to it"
+        elif model.config.num_words and not model.get_words(*words).any():
+            unknown = "no word that the model has learnt to predict, so that it may mean nothing to it"
+        else:
+            unknown = None
+    if unknown:
+        warnings.warn(f"The text has {unknown}: {text[:100]!r}", stacklevel=2)
     return features.pooler_output[0].float().cpu().numpy()
 
 

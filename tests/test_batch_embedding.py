@@ -44,6 +44,16 @@ def tree(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture
+def days(tmp_path) -> Path:
+    """Two folders with an ECG each, of the same name."""
+    for seed, day in enumerate(("day1", "day2")):
+        (tmp_path / "days" / day).mkdir(parents=True)
+        record = simulate_ecg("sinus_rhythm", seed=seed)
+        write_ecg(EcgRecord(record.signal, 100, record.leads), tmp_path / "days" / day / "a.npz")
+    return tmp_path / "days"
+
+
 def table_of_ecgs(path: Path, count: int, seconds: int = 3) -> None:
     """Write a Parquet table of noise, in row groups of 100."""
     rng = np.random.default_rng(0)
@@ -218,6 +228,57 @@ class TestJobs:
         assert embed_to_folder(list_sources([place]), out, checkpoint) == (2, 2, 0, 0)
         assert embed_to_folder(list_sources([place]), out, checkpoint, retry_failed=True) == (2, 1, 1, 0)
         assert sorted(pd.read_parquet(out)["record_id"]) == ["a.edf", "b.edf"]
+
+    def test_only_failures_of_these_ecgs_are_tried_again(self, checkpoint, days, tmp_path):
+        (tmp_path / "bad.edf").write_bytes(b"0       half of it")
+        out = tmp_path / "out"
+        assert embed_to_folder(list_sources([tmp_path / "bad.edf"]), out, checkpoint) == (1, 0, 0, 1)
+        assert embed_to_folder(list_sources([days / "day1"]), out, checkpoint, retry_failed=True) == (1, 0, 1, 0)
+        assert PartFolder(out).ids() == {str(tmp_path / "bad.edf"), "a.npz"}
+
+    def test_other_ecgs_of_the_same_ids_are_refused(self, checkpoint, days, monkeypatch, capsys):
+        """Below a folder an id is the path from there: two folders may hold the same."""
+        monkeypatch.chdir(days)
+        command = ["embed", "--model", checkpoint, "--out", str(days / "out")]
+        assert main([*command, "day1"]) == 0
+        assert main([*command, "day2"]) == 2
+        message = capsys.readouterr().err
+        assert f"got 'a.npz' for '{days}/day1/a.npz', which '{days}/out' holds, and for '{days}/day2/a.npz'" in message
+        assert "common folder" in message and "`--overwrite`" in message
+        (days / "link").symlink_to("day1")
+        for folder, place in (("day1", days), ("../day1", days / "day2"), ("link", days), (str(days / "day1"), days)):
+            monkeypatch.chdir(place)  # the same files under other names
+            assert main([*command, folder]) == 0
+            assert "1 ECG, 1 of them done before, 0 embedded now" in capsys.readouterr().out
+        assert main([*command, "day2", "--overwrite"]) == 0
+        assert pd.read_parquet(days / "out")["file"].tolist() == [str(days / "day2" / "a.npz")]
+
+    def test_rows_of_an_interrupted_job_of_other_ecgs_are_refused(self, checkpoint, days, monkeypatch, capsys):
+        def interrupted(folder, name, commit=PartFolder.commit):
+            commit(folder, name)
+            raise KeyboardInterrupt
+
+        monkeypatch.chdir(days)
+        command = ["embed", "--model", checkpoint, "--out", "out.parquet"]
+        with monkeypatch.context() as patch:
+            patch.setattr(PartFolder, "commit", interrupted)
+            assert main([*command, "day1"]) == 130
+        assert main([*command, "day2"]) == 2
+        assert "out.parquet.partial' holds" in capsys.readouterr().err and not Path("out.parquet").exists()
+        assert main([*command, "day1"]) == 0
+        assert pd.read_parquet("out.parquet")["file"].tolist() == [str(days / "day1" / "a.npz")]
+
+    def test_files_of_other_formats_are_named(self, checkpoint, days, capsys):
+        for name in ("a.edf", "r.npy", "notes.pdf"):
+            (days / "day1" / name).touch()
+        write_wfdb(EcgRecord(simulate_ecg("sinus_rhythm", seed=3).signal, 100, STANDARD_LEADS, "w"), days / "day1")
+        command = ["embed", str(days / "day1"), "--model", checkpoint, "--out", str(days / "out.parquet")]
+        assert main(command) == 0
+        streams = capsys.readouterr()
+        assert "1 .edf, 1 .npy, 1 .npz" in streams.err and "--pattern '*.edf'" in streams.err
+        assert ": 1 embedding\n" in streams.out
+        assert main([*command, "--overwrite", "--pattern", "*.npz"]) == 0
+        assert ".edf" not in capsys.readouterr().err
 
     def test_an_object_store_takes_the_parts(self, checkpoint, tree):
         out = "memory://results/embeddings"

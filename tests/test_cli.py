@@ -17,9 +17,12 @@ from modeling_merit import MeritForEcgClassification, MeritModel
 from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
 from modeling_merit.processing.benchmark.prompts import SCORE_MEANING, load_prompts
 from modeling_merit.processing.cli import main
+from modeling_merit.processing.commands import embed as embed_command
+from modeling_merit.processing.commands import report as report_command
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.inference import SIMILARITY_WEIGHT, embed_ecgs, load_checkpoint, score_prompts
 from modeling_merit.processing.leads import STANDARD_LEADS
+from modeling_merit.processing.metrics.statements import report_language
 from modeling_merit.processing.record import DISCLAIMER
 from modeling_merit.processing.writers import write_edf, write_wfdb
 
@@ -532,6 +535,57 @@ class TestModelCommands:
         assert [line.split()[1] for line in printed[1:4]].count("*") == 2 and printed[-1] == DISCLAIMER
         assert not any("\x1b" in line for line in printed)
 
+    def test_amplitudes_that_are_none_of_an_ecg(self, record, wave_file, tmp_path, capsys):
+        config = merit_config().ecg_config
+        config.id2label, config.problem_type = {0: "AFIB", 1: "NORM"}, "multi_label_classification"
+        config.calibrated = True
+        build(MeritForEcgClassification, config).save_pretrained(tmp_path / "model")
+        MeritFeatureExtractor().save_pretrained(tmp_path / "model")
+        odd = str(write_edf(EcgRecord(record.signal / 1000, 100, STANDARD_LEADS), tmp_path / "odd.edf"))
+        command = ["classify", "--model", str(tmp_path / "model"), odd]
+        assert main([*command, "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert "Implausible amplitude" in result["notes"][0] and "Unreliable" in result["meaning"]
+        assert "Calibrated" not in result["meaning"]
+        assert main(command) == 0
+        streams = capsys.readouterr()
+        assert "Calibrated" not in streams.out and "Unreliable" in streams.out and "odd.edf: Impl" in streams.err
+        assert main([*command, wave_file]) == 0
+        printed = capsys.readouterr().out
+        assert f"{odd}  (unreliable)\n" in printed and f"{wave_file}\n" in printed
+        assert "Calibrated" in printed and "Unreliable" in printed
+
+    def test_an_ecg_without_any_signal_is_refused(
+        self, checkpoint, report_checkpoint, record, wave_file, tmp_path, capsys
+    ):
+        """Next to one that has a signal; it is still embedded."""
+        config = merit_config().ecg_config
+        config.problem_type = "multi_label_classification"
+        build(MeritForEcgClassification, config).save_pretrained(tmp_path / "model")
+        MeritFeatureExtractor().save_pretrained(tmp_path / "model")
+        np.savez(
+            flat := tmp_path / "flat.npz",
+            signal=0 * record.signal,
+            sampling_rate=100,
+            leads=STANDARD_LEADS,
+            units="mV",
+        )
+        for command in (
+            ["classify", "--model", str(tmp_path / "model")],
+            ["classify", "--model", checkpoint, "--prompts", "sinus", "atrial"],
+            ["report", "--model", report_checkpoint, "--max-new-tokens", "3"],
+        ):
+            assert main([command[0], str(flat), wave_file, *command[1:]]) == 1
+            streams = capsys.readouterr()
+            assert "flat.npz: ECG 0 holds no signal" in streams.err
+            assert wave_file in streams.out and "flat.npz" not in streams.out
+
+    def test_nothing_is_explained_where_no_file_could_be_read(self, checkpoint, tmp_path, capsys):
+        command = ["classify", str(tmp_path / "absent.edf"), "--model", checkpoint, "--prompts", "sinus", "atrial"]
+        assert main(command) == 1
+        streams = capsys.readouterr()
+        assert streams.out == "" and "absent.edf: There is no file" in streams.err
+
     def test_classify_without_prompts_needs_a_classifier(self, checkpoint, report_checkpoint, wave_file, capsys):
         for model in (checkpoint, report_checkpoint):
             assert main(["classify", wave_file, "--model", model]) == 2
@@ -575,8 +629,16 @@ class TestModelCommands:
         assert main(command) == 0
         assert capsys.readouterr().out == f"{wave_file}\n  {result['report']}\n{DISCLAIMER}\n"
 
+    def test_languages_of_reports_are_those_of_training(self):
+        text = {"English": "normal ecg", "German": "linkstyp", "Swedish": "sinusrytm, vänster förmak"}
+        assert [report_language(text[name]) for name in report_command.LANGUAGES] == list(text)
+
     def test_report_of_another_prompt(self, wave_file, report_checkpoint, capsys):
         command = ["report", wave_file, "--model", report_checkpoint, "--max-new-tokens", "7", "--json"]
+        assert main([*command, "--language", "French"]) == 2
+        assert "English, German, Swedish" in json.loads(capsys.readouterr().out)["error"]["message"]
+        assert main([*command, "--language", "French", "--prompt", "{ecg} Rapport en {language}:"]) == 0
+        capsys.readouterr()
         outputs = []
         for options in ([], ["--prompt", "{ecg} Report in {language}:"], ["--prompt", "Rhythm?"]):
             assert main([*command, *options]) == 0
@@ -608,6 +670,29 @@ class TestParts:
         record = read_ecg(long_file).crop(14, 24)
         expected = embed_ecgs(*load_checkpoint(checkpoint), record)[0]
         np.testing.assert_allclose(table["embedding"][3], expected, atol=1e-5)
+        assert table["record_id"][3] == f"{long_file}@14"
+
+    def test_an_interrupt_keeps_the_finished_windows(self, checkpoint, long_file, tmp_path, monkeypatch, capsys):
+        calls = []
+
+        def interrupted(*args):
+            calls.append(args)
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return embed_ecgs(*args)
+
+        monkeypatch.setattr(embed_command, "embed_ecgs", interrupted)
+        out = tmp_path / "o.parquet"
+        assert main(["embed", long_file, "--model", checkpoint, "--out", str(out), "--window", "10"]) == 130
+        assert "2 finished rows are kept" in capsys.readouterr().err and not out.exists()
+        assert pd.read_parquet(tmp_path / "o.partial.parquet")["start_s"].tolist() == [0, 10]
+
+    @pytest.mark.parametrize("source", ["folder", "@list", "table.parquet", "memory://a.edf"])
+    def test_windows_are_of_files(self, checkpoint, tmp_path, monkeypatch, capsys, source):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "folder").mkdir()
+        assert main(["embed", source, "--model", checkpoint, "--out", "o.parquet", "--window", "10"]) == 2
+        assert f"Expected ECG files for parts or windows, got '{source}'" in capsys.readouterr().err
 
     def test_classify_windows(self, checkpoint, long_file, capsys):
         command = ["classify", long_file, "--model", checkpoint, "--prompts", "sinus rhythm", "atrial"]

@@ -134,9 +134,10 @@ def test_bad_rows_are_refused_or_listed(work, tmp_path, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--label-columns", "AF", "absent"], "Expected the columns absent in table.csv"),
+        (["--label-columns", "AF", "absent"], "Expected the column absent in table.csv"),
         (["--label-columns", "AF", "report"], "Expected 0 or 1 in every label column"),
         ([*LABELS, "--folds", "2"], "--folds of at least 3"),
+        ([*LABELS, "--resamples", "-1"], "--resamples of at least 2, got -1"),
         ([*LABELS, "--path-column", "report"], "There is no file|more than once"),
     ],
 )
@@ -144,6 +145,16 @@ def test_wrong_options_are_one_line(work, tmp_path, capsys, options, message):
     assert probe(work, tmp_path / "out", *options, *PATIENT) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("merit-ecg: ") and any(part in last for part in message.split("|"))
+
+
+def test_numbers_that_become_classes_are_noted(work, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(inference, "load_checkpoint", lambda *args, **kwargs: pytest.fail("loaded"))
+    table = pd.read_csv(work / "table.csv")
+    table["score"] = np.arange(len(table)) // 2 % 3
+    table.assign(score=lambda t: t["score"].where(t["score"] < 2, 700)).to_csv(work / "numbers.csv", index=False)
+    with pytest.raises(pytest.fail.Exception):
+        probe(work, tmp_path / "out", "--label-columns", "score", *PATIENT, table="numbers.csv")
+    assert "numbers in 'score' are taken as names of the classes 0, 1, 700" in capsys.readouterr().err
 
 
 def test_a_class_of_too_few_patients_is_named(work, tmp_path, capsys):
@@ -239,7 +250,13 @@ def test_prompts_are_corrected_and_saved_in_a_linear_head(work, tmp_path, capsys
 
 @pytest.mark.parametrize(
     ("prompts", "message"),
-    [("rhythm", "LBBB"), ("absent.json", "absent.json"), ("one.json", "LBBB")],
+    [
+        ("rhythm", "LBBB"),
+        ("all", "AF is near AFIB, AFLT, LAFB; LBBB is near CLBBB"),
+        ("all", ".json file"),
+        ("absent.json", "absent.json"),
+        ("one.json", "LBBB"),
+    ],
 )
 def test_prompts_that_do_not_fit_are_one_line(work, tmp_path, monkeypatch, capsys, prompts, message):
     monkeypatch.chdir(tmp_path)

@@ -9,15 +9,16 @@ import pytest
 from tiny_models import build, merit_config
 
 from modeling_merit import MeritModel
-from modeling_merit.processing import EcgRecord, read_ecg
+from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritProcessor, read_ecg
 from modeling_merit.processing.cli import main
 from modeling_merit.processing.data.simulation import simulate_ecg
 from modeling_merit.processing.inference import embed_ecgs, embed_prompts, load_checkpoint
 from modeling_merit.processing.record import DISCLAIMER
-from modeling_merit.processing.writers import write_wfdb
+from modeling_merit.processing.writers import write_ecg, write_wfdb
 
 pytest.importorskip("lancedb")
 
+from modeling_merit.processing.commands import index as index_command  # noqa: E402
 from modeling_merit.processing.search import EcgIndex, embed_text  # noqa: E402
 
 
@@ -134,6 +135,23 @@ def test_the_vector_of_a_text_is_that_of_a_prompt(checkpoint):
     np.testing.assert_allclose(embed_text(model, processor, " Left  BUNDLE"), expected, atol=1e-6)
     with pytest.raises(ValueError, match="knows none"):
         embed_text(model, processor, "心电图")
+    with pytest.warns(UserWarning, match="words that the model does not know.*'心电图, atrial'"):
+        embed_text(model, processor, "心电图, atrial")
+
+
+def test_a_text_without_a_word_that_is_predicted_is_noted(tiny_tokenizer, ecgs, tmp_path, capsys):
+    model = build(MeritModel, merit_config(num_words=1))
+    model.word_keys[:] = tiny_tokenizer.convert_tokens_to_ids("atrial") + 1
+    model.save_pretrained(tmp_path / "model")
+    MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer).save_pretrained(tmp_path / "model")
+    place = str(tmp_path / "i")
+    assert main(["index", str(ecgs / "r00.hea"), "--out", place, "--model", str(tmp_path / "model")]) == 0
+    capsys.readouterr()
+    for text, noted in (("atrial", False), ("xyzzy", True)):
+        assert main(["search", place, text, "--json"]) == 0
+        streams = capsys.readouterr()
+        assert ("no word that the model has learnt to predict" in streams.err) == noted
+        assert bool(json.loads(streams.out)["notes"]) == noted
 
 
 class TestCommands:
@@ -221,11 +239,63 @@ class TestCommands:
         both = index("key,age,file\nr00,50,x\nr01,50,x\n")
         assert both[0] == 2 and "got one, 'r00', for both 'b/r00.hea' and 'c/r00.hea'" in both[1].err
 
+    def test_other_ecgs_of_the_same_ids_are_refused(self, checkpoint, ecgs, tmp_path, monkeypatch, capsys):
+        for day, name in (("day1", "r00"), ("day2", "r01")):
+            (tmp_path / day).mkdir()
+            write_ecg(read_ecg(ecgs / f"{name}.hea"), tmp_path / day / "a.npz")
+        monkeypatch.chdir(tmp_path)
+        for place, sources in (("i", ("day1", "day2")), ("j", ("p1", "p2"))):
+            for day, source in zip(("day1", "day2"), sources):
+                if place == "j":
+                    assert main(["embed", day, "--model", checkpoint, "--out", source]) == 0
+            command = ["index", "--out", place, "--model", checkpoint]
+            assert main([*command, sources[0]]) == 0
+            assert "1 ECG added, 1 in all" in capsys.readouterr().out
+            assert main([*command, sources[1]]) == 2
+            message = capsys.readouterr().err
+            assert f"got 'a.npz' for '{tmp_path}/day1/a.npz', which '{place}' holds" in message
+            assert main([*command, sources[0]]) == 0 and "0 ECGs added, 1 in all" in capsys.readouterr().out
+        monkeypatch.chdir(tmp_path / "day1")
+        assert main(["index", ".", "--out", "../i", "--model", checkpoint]) == 0
+
+    def test_columns_are_compared_before_anything_is_embedded(self, checkpoint, ecgs, tmp_path, monkeypatch, capsys):
+        command = ["index", "--model", checkpoint, "--out", str(tmp_path / "i")]
+        table, files = tmp_path / "t.csv", [str(ecgs / f"r0{i}.hea") for i in range(3)]
+        extra = ["--metadata", str(table), "--key", "key"]
+        table.write_text("key,ward\nr00,4\n")
+        assert main([*command, files[0], *extra]) == 0
+        monkeypatch.setattr(index_command, "embed_sources", lambda *args, **kwargs: pytest.fail("embedded"))
+        assert main([*command, files[1]]) == 2
+        assert "Expected the columns of the index" in (message := capsys.readouterr().err) and "ward" in message
+        table.write_text("key,ward,bed\nr01,4,1\n")
+        assert main([*command, files[1], *extra]) == 2
+        assert "bed" in capsys.readouterr().err
+        table.write_text("key,ward\nr01,north\n")
+        assert main([*command, files[1], *extra]) == 2
+        assert "types of the index" in capsys.readouterr().err
+
+    def test_embeddings_of_what_is_there_need_no_metadata(self, checkpoint, ecgs, tmp_path, capsys):
+        files, table, parts = [str(ecgs / f"r0{i}.hea") for i in range(2)], tmp_path / "t.csv", str(tmp_path / "p")
+        command = ["index", "--model", checkpoint, "--out", str(tmp_path / "i"), "--metadata", str(table)]
+        table.write_text("key,ward\nr00,4\n")
+        assert main([*command, "--key", "key", files[0]]) == 0
+        assert main(["embed", *files, "--model", checkpoint, "--out", parts]) == 0
+        table.write_text("key,ward\nr01,5\n")
+        assert main([*command, "--key", "key", parts]) == 0
+        assert "1 ECG added, 2 in all" in capsys.readouterr().out
+
+    def test_windows(self, checkpoint, ecgs, tmp_path, capsys):
+        out, file = str(tmp_path / "w.parquet"), str(ecgs / "r00.hea")
+        assert main(["embed", file, "--window", "5", "--model", checkpoint, "--out", out]) == 0
+        assert main(["index", out, "--out", str(tmp_path / "i")]) == 0
+        assert "2 ECGs added, 2 in all" in capsys.readouterr().out
+        assert EcgIndex(tmp_path / "i").ids() == {f"{file}@0", f"{file}@5"}
+
     def test_failures_are_listed(self, checkpoint, ecgs, tmp_path, capsys):
         files = [str(ecgs / "r00.hea"), str(tmp_path / "absent.edf")]
         assert main(["index", *files, "--out", str(tmp_path / "i"), "--model", checkpoint]) == 1
         streams = capsys.readouterr()
-        assert "1 ECGs added, 1 in all" in streams.out and "absent.edf: There is no file" in streams.err
+        assert "1 ECG added, 1 in all" in streams.out and "absent.edf: There is no file" in streams.err
 
     def test_refusals(self, checkpoint, ecgs, tmp_path, capsys, report_checkpoint):
         def refusal(*command):
@@ -240,7 +310,10 @@ class TestCommands:
         assert "Expected --model" in refusal("search", tmp_path / "python", "atrial")
         assert "one of them" in refusal("search", out)
         assert "one of them" in refusal("search", out, "atrial", "--ecg", ecgs / "r00.hea")
-        assert "columns record_id, file" in refusal("search", out, "atrial", "--where", "weight > 3")
+        assert "columns record_id, file" in (unknown := refusal("search", out, "atrial", "--where", "weight > 3"))
+        assert "sampling_rate" in unknown and "--sampling-rate" not in unknown  # a column, not an option
+        assert main(["search", str(out), "atrial", "--where", "age > 900"]) == 0
+        assert "No ECG of the index meets the condition" in capsys.readouterr().out
         assert "got weight" in refusal("search", out, "atrial", "--columns", "weight")
         build(MeritModel, merit_config(), seed=1).save_pretrained(tmp_path / "other")
         assert "vectors of the weights" in refusal("search", out, "atrial", "--model", tmp_path / "other")

@@ -135,7 +135,11 @@ def test_names_of_classes(copy):
 @pytest.mark.parametrize(
     "change, columns, message",
     [
-        (lambda t: t.drop(columns="path"), {}, "Expected the columns file_name in table.csv"),
+        (
+            lambda t: t.drop(columns="path"),
+            {},
+            "Expected a column of files in table.csv, named file_name, path, file or filename, got",
+        ),
         (lambda t: t.assign(path=t.path[0]), {}, "Expected every file once, got 'ecgs/000.hea'"),
         (lambda t: t.assign(split="dev"), {}, "Expected train, validation or test in the column of splits, got 'dev'"),
         (
@@ -269,10 +273,12 @@ def test_a_mixture_is_drawn_with_weights(cohort, tmp_path, monkeypatch):
     assert load_mixture(text, "train", [1, 3], options)["report"][:] == mixed["report"][:]
     whole = load_mixture(text, "validation", [1, 3], options)
     assert len(whole) == sum(len(load_source(name, "validation", options)) for name in text.split(","))
-    with pytest.raises(ValueError, match="a weight for each of 2 data sets, got 1"):
-        load_mixture(text, "train", [1], options)
     with pytest.raises(ValueError, match="Expected a positive weight"):
         mix(parts, [1, 0])
+    monkeypatch.setattr("modeling_merit.processing.data.sources.load_source", None)  # nothing is prepared before
+    for weights in ([1], [1, 0], [1, -1, 3]):
+        with pytest.raises(ValueError, match="Expected a positive weight for each of 2 data sets"):
+            load_mixture(text, "train", weights, options)
     other = load_source("synthetic", "train", SourceOptions(num_records=40, seconds=5))
     with pytest.raises(ValueError, match="'signal' of one type in all data sets"):
         mix([parts[1], other])

@@ -10,17 +10,22 @@ from ..benchmark.prompts import LABEL_SETS, LANGUAGES, SCORE_MEANING, load_promp
 from ..inference import embed_ecgs, embed_prompts, load_checkpoint, load_scorer, score_embeddings
 from ..inspection import printable
 from ..record import DISCLAIMER
+from ..signal_quality import PLAUSIBLE_MV
 from .common import each_ecg, list_failures, name_of, print_json
 
 PROBABILITY_MEANING = (
     "Probability that the model gives to each statement by itself; several can hold. Marked * where it reaches the "
-    "statement's threshold, of the highest F1 on validation records."
+    "statement's threshold, of the highest F1 on records that it was not fitted to."
 )
 CALIBRATED = (
-    "Calibrated: of many validation records given 0.3, about 30 % had the statement. Other populations have other "
-    "frequencies."
+    "Calibrated: of many records that it was not fitted to and gave 0.3, about 30 % had the statement. Other "
+    "populations have other frequencies."
 )
 UNCALIBRATED = "Not calibrated: 0.3 need not mean that 30 % of such records have the statement."
+UNRELIABLE = (
+    "Unreliable, as noted: the amplitude is not that of an ECG, probably for a wrong unit, and the probabilities mean "
+    "nothing."
+)
 LISTED = 5
 """So many statements are printed at least."""
 
@@ -56,6 +61,7 @@ def _classify(args: argparse.Namespace) -> int:
     import torch
 
     model, extractor = load_scorer(args.model, truncation=args.truncate)
+    extractor.refuse_flat = True
     config = model.config
     if config.model_type == "merit":
         raise ValueError(
@@ -69,24 +75,28 @@ def _classify(args: argparse.Namespace) -> int:
         )
     names = [config.id2label[number] for number in range(config.num_labels)]
     thresholds = getattr(config, "thresholds", None) or [0.5] * len(names)
-    meaning = f"{PROBABILITY_MEANING} {CALIBRATED if getattr(config, 'calibrated', False) else UNCALIBRATED}"
+    calibration = CALIBRATED if getattr(config, "calibrated", False) else UNCALIBRATED
+    meanings: dict[str, None] = {}  # of the results, each once
     failures: list[str] = []
     for place, ecg in each_ecg(args, extractor, failures):
         with torch.inference_mode():
             found = model(**ecg).logits.float().sigmoid()[0].tolist()
+        plausible = PLAUSIBLE_MV[0] <= place["peak_to_peak_mv"] <= PLAUSIBLE_MV[1]
+        meaning = calibration if plausible else UNRELIABLE
         if args.json:
             content: dict[str, Any] = place | {"probabilities": dict(zip(names, found))}
             content["reached"] = [name for name, p, least in zip(names, found, thresholds) if p >= least]
             content["thresholds"] = dict(zip(names, thresholds))
-            print_json(content | {"meaning": meaning, "disclaimer": DISCLAIMER})
+            print_json(content | {"meaning": f"{PROBABILITY_MEANING} {meaning}", "disclaimer": DISCLAIMER})
             continue
-        print(name_of(place))
+        meanings[meaning] = None
+        print(name_of(place) + ("" if plausible else "  (unreliable)"))
         rows = sorted(zip(found, thresholds, names), reverse=True)
         for number, (probability, threshold, name) in enumerate(rows):
             if number < LISTED or probability >= threshold:
                 print(f"  {probability:.3f} {'*' if probability >= threshold else ' '} {printable(name)}")
-    if not args.json:
-        print(f"{meaning}\n{DISCLAIMER}")
+    if meanings:
+        print(" ".join([PROBABILITY_MEANING, *meanings]), DISCLAIMER, sep="\n")
     return list_failures(failures)
 
 
@@ -94,22 +104,26 @@ def _score(args: argparse.Namespace) -> int:
     """Print how prompts score for each file."""
     prompts = _prompts(args)
     model, processor = load_checkpoint(args.model, truncation=args.truncate)
+    processor.feature_extractor.refuse_flat = True
     embedded = embed_prompts(model, processor, prompts)
     for note in embedded.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
     failures: list[str] = []
+    printed = False
     for place, ecg in each_ecg(args, processor.feature_extractor, failures):
         scores = score_embeddings(embed_ecgs(model, processor, ecg, "scores"), embedded)
         found = scores.score[0].tolist()
         if args.json:
             content = place | {"scores": dict(zip(embedded.names, found))}
             content["cosine_similarity"] = dict(zip(embedded.names, scores.cosine_similarity[0].tolist()))
-            print_json(content | {"meaning": SCORE_MEANING, "notes": embedded.notes, "disclaimer": DISCLAIMER})
+            notes = [*embedded.notes, *place["notes"]]
+            print_json(content | {"meaning": SCORE_MEANING, "notes": notes, "disclaimer": DISCLAIMER})
             continue
+        printed = True
         print(name_of(place))
         for score, name in sorted(zip(found, embedded.names), reverse=True):
             print(f"  {score:+.3f}  {printable(name)}")
-    if not args.json:
+    if printed:
         print(f"{SCORE_MEANING}\n{DISCLAIMER}")
     return list_failures(failures)
 

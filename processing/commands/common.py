@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any, NoReturn
@@ -96,7 +97,9 @@ def message_of(error: Exception) -> str:
     message = message.partition("\nModel type should be one of")[0]  # a hundred classes of transformers
     return printable(
         re.sub(
-            r"`(sampling_rate|leads|units|index|format)=?`", lambda found: f"`--{found[1].replace('_', '-')}`", message
+            r"`(sampling_rate|leads|units|index|format|path_column)=?`",
+            lambda found: f"`--{found[1].replace('_', '-')}`",
+            message,
         )
     )
 
@@ -155,17 +158,26 @@ def _pieces(args: argparse.Namespace, file: str) -> Iterator[tuple[float | None,
 
 
 def each_ecg(args: argparse.Namespace, extractor: Any, failures: list[str]) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Yield what `each_record` yields, with the tensors of the ECG in the place of the record."""
+    """Yield what `each_record` yields, with the tensors of the ECG in the place of the record.
+
+    A result has `notes`, what reader and feature extractor warn of, and `peak_to_peak_mv`, too.
+    """
     refused: dict[str, int] = {}
     for place, record in each_record(args, failures):
         try:
-            ecg = extractor(record, return_tensors="pt")
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                ecg = extractor(record, return_quality=True, return_tensors="pt")
         except REFUSALS as error:
             refused[place["file"]] = count = refused.get(place["file"], 0) + 1
             if count <= MAX_LISTED:
                 failures.append(f"{name_of(place, 300)}: {message_of(error)}")
             continue
-        yield place, ecg
+        notes = [*record.notes, *(str(warning.message) for warning in caught)]
+        for note in notes:
+            warnings.warn(f"{printable(place['file'], 300)}: {note}", stacklevel=1)
+        (quality,) = ecg.pop("quality")
+        yield place | {"notes": notes, "peak_to_peak_mv": quality["peak_to_peak_mv"]}, ecg
     for file, count in refused.items():
         if count > MAX_LISTED:
             failures.append(f"{printable(file, 300)}: {count - MAX_LISTED} more windows")
@@ -175,6 +187,17 @@ def name_of(place: Mapping[str, Any], limit: int = 1000) -> str:
     """Return what names a result as it is printed: the file, and where its part begins."""
     start = place.get("start_s")
     return printable(place["file"], limit) + ("" if start is None else f" at {start:g} s")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    Example:
+
+    >>> counted(1, "ECG"), counted(0, "ECG")
+    ('1 ECG', '0 ECGs')
+    """
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def list_failures(failures: list[str]) -> int:

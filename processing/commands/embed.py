@@ -2,21 +2,31 @@
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from ..batch_embedding import ENGINES, Embedded, PartFolder, embed_to_folder, part_schema
-from ..inference import FEATURES, embed_ecgs, load_checkpoint
+from ..batch_embedding import (
+    ENGINES,
+    Embedded,
+    PartFolder,
+    absolute,
+    checkpoint_fingerprint,
+    embed_to_folder,
+    part_schema,
+)
+from ..inference import FEATURES, embed_ecgs, find_checkpoint, load_checkpoint
 from ..inspection import printable
 from ..record import DISCLAIMER
-from ..record_sources import EcgSource, list_sources
+from ..record_sources import ECG_SUFFIXES, EcgSource, list_sources
 from ..writers import check_free, placed
-from .common import each_ecg, facts_of, list_failures, message_of
+from .common import counted, each_ecg, facts_of, list_failures, message_of
 
 MOST_NOTES = 20
 
@@ -28,7 +38,9 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
         parents=[shared.model, shared.output],
         help="write a table with one embedding per ECG",
         description="FILE is an ECG file, a folder, a .parquet table with a column `signal`, @LIST (a text file of "
-        "one path per line), or the URL of one of these. After Ctrl-C or a crash the same command goes on.",
+        "one path per line), or the URL of one of these. After Ctrl-C or a crash the same command goes on. "
+        "For a part or windows FILE is an ECG file and OUT ends in .parquet; after Ctrl-C the finished windows are "
+        "in OUT.partial.parquet, and the same command begins anew.",
     )
     command.add_argument(
         "--out",
@@ -63,6 +75,36 @@ def add_source_options(command: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="cpu", help="cpu, cuda or another device of torch")
 
 
+def sources_of(args: argparse.Namespace, places: Sequence[str]) -> list[EcgSource]:
+    """Return the ECGs at places of the command line, and say which files below folders are left out."""
+    sources = list_sources(places, args.pattern, args.id_column)
+    left = Counter[str]()
+    for folder in [] if args.pattern is not None else filter(os.path.isdir, places):
+        left += _other_formats(folder, {os.path.normpath(path) for path in {source.path for source in sources}})
+    if left:
+        named = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left.items()))
+        print(
+            f"merit-ecg: files of other formats are left out ({named}), as a folder gives those of one. Take them "
+            f"with --pattern '*{min(left)}' in a call of its own.",
+            file=sys.stderr,
+        )
+    return sources
+
+
+def _other_formats(folder: str, taken: set[str]) -> Counter[str]:
+    """Count the files below a folder that could be ECGs of other formats than those taken, by suffix."""
+    others = {".hea", ".parquet", *ECG_SUFFIXES} - {os.path.splitext(path)[1].lower() for path in taken}
+    stems = {os.path.splitext(path)[0] for path in taken if path.endswith(".hea")}  # a record's signal may be .mat
+    found = Counter[str]()
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            stem, suffix = os.path.splitext(os.path.normpath(os.path.join(parent, name)))
+            if suffix.lower() in others and stem not in stems and name[0] != ".":
+                found[suffix.lower()] += 1
+    return found
+
+
 def run(args: argparse.Namespace) -> int:
     if args.window is not None or args.step is not None or args.start or args.seconds is not None:
         return _embed_parts(args)
@@ -78,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
         folder = f"{out}.partial"
     elif not out or "://" not in out and not Path(out).absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {str(Path(out).parent)!r}. Make it first.")
-    sources = list_sources(args.files, args.pattern, args.id_column)
+    sources = sources_of(args, args.files)
     if not sources:
         raise ValueError("Expected ECGs in the folders given, got none. See --pattern.")
     try:
@@ -101,8 +143,8 @@ def run(args: argparse.Namespace) -> int:
         shutil.rmtree(folder)
     else:
         print(
-            f"{printable(out)}: {done.records} ECGs, {done.before} of them done before, {done.embedded} embedded now, "
-            f"{done.failed} failed now\n{DISCLAIMER}"
+            f"{printable(out)}: {counted(done.records, 'ECG')}, {done.before} of them done before, "
+            f"{done.embedded} embedded now, {done.failed} failed now\n{DISCLAIMER}"
         )
     return list_failures(failures)
 
@@ -114,24 +156,47 @@ def _embed_parts(args: argparse.Namespace) -> int:
         raise ValueError("Expected --out to end in .parquet, and no --engine, for parts or windows of files.")
     if args.pattern is not None or args.id_column is not None:
         raise ValueError("Expected files for parts or windows, got --pattern or --id-column of folders and tables.")
+    for file in args.files:
+        if file.startswith("@") or file.endswith(".parquet") or "://" in file or os.path.isdir(file):
+            raise ValueError(f"Expected ECG files for parts or windows, got {file!r}. Name its files one by one.")
     check_free([out], args.overwrite)
-    import pandas as pd
-
-    model, processor = load_checkpoint(args.model, truncation=args.truncate, device=args.device)
     failures: list[str] = []
-    rows = [
-        place | {"embedding": embed_ecgs(model, processor, ecg, args.features)[0].numpy()}
-        for place, ecg in each_ecg(args, processor.feature_extractor, failures)
-    ]
+    rows: list[dict[str, Any]] = []
+    about: dict[str, Any] = {"model": args.model, "weights": checkpoint_fingerprint(find_checkpoint(args.model))}
+    about |= {"features": args.features, "disclaimer": DISCLAIMER}
+    try:
+        model, processor = load_checkpoint(args.model, truncation=args.truncate, device=args.device)
+        for place, ecg in each_ecg(args, processor.feature_extractor, failures):
+            vector = embed_ecgs(model, processor, ecg, args.features)[0].numpy()
+            names = {"record_id": f"{place['file']}@{place['start_s']:.12g}", "file": absolute(place["file"])}
+            rows.append(place | names | {"embedding": vector})
+    except KeyboardInterrupt:
+        partial = out.with_suffix(".partial.parquet")
+        if rows:
+            _write_windows(rows, partial, about, True)
+        print(
+            f"\nmerit-ecg: interrupted; {len(rows)} finished rows are kept in {printable(str(partial))}. The same "
+            "command begins anew.",
+            file=sys.stderr,
+        )
+        return 130
     if rows:
-        table = pd.DataFrame(rows)
-        table.attrs["disclaimer"] = DISCLAIMER
-        with placed([out], args.overwrite) as (path,):
-            table.to_parquet(path)
-        print(f"{printable(str(out))}: {len(rows)} embeddings\n{DISCLAIMER}")
+        _write_windows(rows, out, about, args.overwrite)
+        print(f"{printable(str(out))}: {counted(len(rows), 'embedding')}\n{DISCLAIMER}")
     else:
         print(f"merit-ecg: no file could be read; {printable(str(out))} is not written.", file=sys.stderr)
     return list_failures(failures)
+
+
+def _write_windows(rows: list[dict[str, Any]], out: Path, about: dict[str, Any], overwrite: bool) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ("record_id", "file", "embedding", "peak_to_peak_mv", "notes")
+    fields = [*(part_schema().field(name) for name in names), pa.field("start_s", pa.float64())]
+    schema = pa.schema(fields, {"merit_ecg": json.dumps(about)})
+    with placed([out], overwrite) as (path,):
+        pq.write_table(pa.Table.from_pylist(rows, schema), path)
 
 
 def _embed(args: argparse.Namespace, sources: Sequence[EcgSource], folder: str) -> Embedded:
@@ -211,4 +276,4 @@ def _join(parts: PartFolder, out: Path, wanted: set[str], count: int, overwrite:
         for table in parts.tables():
             kept = pc.and_(pc.is_null(table["error"]), pc.is_in(table["record_id"], ids))
             writer.write_table(table.filter(kept).select(schema.names).cast(schema))
-    print(f"{printable(str(out))}: {count} embeddings\n{DISCLAIMER}")
+    print(f"{printable(str(out))}: {counted(count, 'embedding')}\n{DISCLAIMER}")

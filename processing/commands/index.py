@@ -7,13 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from ..batch_embedding import PartFolder, checkpoint_fingerprint, embed_sources
+from ..batch_embedding import PartFolder, checkpoint_fingerprint, embed_sources, new_sources
 from ..inspection import printable
 from ..record import DISCLAIMER
-from ..record_sources import list_sources
+from ..record_sources import EcgSource
 from ..search import ANN_FROM, EcgIndex
-from .common import facts_of, list_failures, message_of
-from .embed import add_source_options
+from .common import counted, facts_of, list_failures, message_of
+from .embed import add_source_options, sources_of
 
 ROWS_AT_ONCE = 1024
 
@@ -90,13 +90,16 @@ def run(args: argparse.Namespace) -> int:
                     "with `--features aligned`."
                 )
             index = EcgIndex.create(args.out, {name: about[name] for name in ("model", "weights")})
+            there = index.files()
             for table in tables:
                 rows = [row for row in table.to_pylist() if row["embedding"] is not None]
-                added += index.add(_table_of(rows, metadata))
+                new = new_sources([EcgSource(row["record_id"], row["file"]) for row in rows], there, args.out)
+                wanted = {source.record_id for source in new}
+                added += index.add(_table_of([row for row in rows if row["record_id"] in wanted], metadata))
     else:
         index, added = _index_ecgs(args, metadata, failures)
     index.optimize()
-    print(f"{printable(args.out)}: {added} ECGs added, {len(index)} in all")
+    print(f"{printable(args.out)}: {counted(added, 'ECG')} added, {len(index)} in all")
     if len(index) and (args.ann == "yes" or args.ann == "auto" and len(index) >= ANN_FROM):
         if added or not index.has_ann:
             index.build_ann()
@@ -113,11 +116,10 @@ def _index_ecgs(args: argparse.Namespace, metadata: _Metadata, failures: list[st
         raise ValueError("Expected `--model` to embed ECGs with, or what `merit-ecg embed` wrote as SOURCE.")
     weights = checkpoint_fingerprint(find_checkpoint(args.model))
     index = EcgIndex.create(args.out, {"model": args.model, "weights": weights})
-    sources = list_sources(args.sources, args.pattern, args.id_column)
-    there = index.ids()
-    left = [source for source in sources if source.record_id not in there]
-    for source in left:
-        metadata.of(source.record_id)  # which refuses before anything is embedded
+    left = new_sources(sources_of(args, args.sources), index.files(), args.out)
+    # What does not fit is refused before anything is embedded.
+    rows_to_be = _table_of([{"record_id": source.record_id, "file": source.path} for source in left], metadata)
+    index.as_stored(rows_to_be.drop_columns("embedding"))
     added, waiting = 0, []
     if left:
         from tqdm import tqdm

@@ -1,8 +1,10 @@
 """Fit a classifier of one's own labels on the embeddings of a frozen encoder."""
 
 import argparse
+import difflib
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +50,9 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
         metavar="COLUMN",
         help="one column per class with 0 or 1; or one column with names of classes, several separated by ;",
     )
-    command.add_argument("--path-column", metavar="COLUMN", help="of the files; default: file_name, path, file")
+    command.add_argument(
+        "--path-column", metavar="COLUMN", help="of the files; default: file_name, path, file, filename"
+    )
     command.add_argument(
         "--patient-column", metavar="COLUMN", help="whose the files are; default: each file counts as a patient"
     )
@@ -73,8 +77,9 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.out.exists() and not args.overwrite and (not args.out.is_dir() or any(args.out.iterdir())):
         raise FileExistsError(f"{str(args.out)!r} exists already. Choose another folder, or pass `--overwrite`.")
-    if args.folds < 3:
-        raise ValueError(f"Expected --folds of at least 3, got {args.folds}.")
+    for option, least in (("folds", 3), ("resamples", 2)):
+        if getattr(args, option) < least:
+            raise ValueError(f"Expected --{option} of at least {least}, got {getattr(args, option)}.")
     from ..data.tables import TableColumns, label_matrix, read_rows
     from ..inference import embed_prompts, load_checkpoint
     from ..probing.cross_validation import check_classes, cross_validate, fit_classifier, to_model
@@ -82,9 +87,13 @@ def run(args: argparse.Namespace) -> int:
 
     columns = TableColumns(path=args.path_column, labels=args.label_columns, patient=args.patient_column)
     rows, classes = read_rows(args.table, columns)
-    prompts = None
-    if args.prompts is not None:
-        prompts = (load_prompts if args.prompts in LABEL_SETS else read_prompt_file)(args.prompts, class_names=classes)
+    if classes != args.label_columns and all(re.fullmatch(r"[-+]?\d+(\.\d+)?", name) for name in classes):
+        print(
+            f"note: the numbers in {printable(repr(args.label_columns[0]))} are taken as names of the classes "
+            f"{', '.join(classes[:10])}{', …' * (len(classes) > 10)}. Make classes of a score or an age first.",
+            file=sys.stderr,
+        )
+    prompts = None if args.prompts is None else _prompts(args.prompts, classes)
     if (rows["patient_id"] == rows["record_id"]).all():
         print("note: without --patient-column every file counts as a patient of its own.", file=sys.stderr)
     named = rows[rows["labels"].notna()]
@@ -105,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
             print(f"note: {note}", file=sys.stderr)
         weights = zero_shot_weights(model, embedded, features)
         prior = features @ weights.T
+    if not args.json:
+        print(f"cross-validation in {args.folds} folds and a last fit on all files ...", file=sys.stderr)
     found = cross_validate(features, labels, patients, args.folds, args.seed, n_resamples=args.resamples, prior=prior)
     classifier = fit_classifier(features, labels, found.c, weights, found.prior_scale)
     results = {
@@ -133,6 +144,20 @@ def run(args: argparse.Namespace) -> int:
         _print(results)
         print(f"{printable(str(args.out))}: classifier with encoder and processor\n{MEANING}\n{DISCLAIMER}")
     return list_failures(failures)
+
+
+def _prompts(place: str, classes: Sequence[str]) -> dict[str, list[str]]:
+    """Return the prompts of the classes, from a label set or a file."""
+    if place not in LABEL_SETS:
+        return read_prompt_file(place, class_names=classes)
+    try:
+        return load_prompts(place, class_names=classes)
+    except ValueError as error:
+        codes = load_prompts(place)
+        near = {name: sorted(difflib.get_close_matches(name, codes)) for name in classes if name not in codes}
+        hints = "; ".join(f"{name} is near {', '.join(found)}" for name, found in near.items() if found)
+        hint = f" ({hints})" if hints else ""
+        raise ValueError(f"{error} Rename the classes{hint}, or name a .json file of class to texts.") from None
 
 
 def _embed(

@@ -1,6 +1,8 @@
 """Find the ECGs of an index that are nearest to a text or to an ECG."""
 
 import argparse
+import sys
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -49,18 +51,26 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("Expected --model: the index does not say which checkpoint its vectors are of.")
     index.check_weights(checkpoint_fingerprint(find_checkpoint(checkpoint)))
     model, processor = load_checkpoint(checkpoint, truncation=args.truncate)
-    if args.text is not None:
-        vector = embed_text(model, processor, args.text)
-    else:
-        from ..readers import read_ecg
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if args.text is not None:
+            vector = embed_text(model, processor, args.text)
+        else:
+            from ..readers import read_ecg
 
-        vector = embed_ecgs(model, processor, read_ecg(args.ecg, **facts_of(args)))[0].numpy()
+            vector = embed_ecgs(model, processor, read_ecg(args.ecg, **facts_of(args)))[0].numpy()
+    notes = [str(warning.message) for warning in caught]
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
     how: dict[str, Any] = {"k": args.k, "where": args.where, "exact": args.exact, "nprobes": args.nprobes}
     found = index.search(vector, columns=columns, **how).to_dict("records")
     if args.json:
         query = {"text": args.text} if args.text is not None else {"ecg": args.ecg}
-        print_json({**query, "where": args.where, "results": found, "meaning": MEANING, "disclaimer": DISCLAIMER})
+        about = {"meaning": MEANING, "notes": notes, "disclaimer": DISCLAIMER}
+        print_json({**query, "where": args.where, "results": found, **about})
         return 0
+    if not found:
+        print("No ECG of the index meets the condition.")
     for rank, row in enumerate(found, start=1):
         facts = "  ".join(printable(_shown(row[name]), 100) for name in columns)
         print(f"{rank:3d}  {row['similarity']:+.3f}  {facts}")

@@ -96,11 +96,17 @@ def read_rows(source: str | Path, columns: TableColumns = TableColumns()) -> tup
     parts = []
     for split, path in find_tables(source).items():
         part = _read(path)
-        chosen = columns.path or next((name for name in PATH_COLUMNS if name in part), PATH_COLUMNS[0])
+        chosen = columns.path or next((name for name in PATH_COLUMNS if name in part), None)
+        if chosen is None:
+            raise EcgSourceError(
+                f"Expected a column of files in {path.name}, named {', '.join(PATH_COLUMNS[:-1])} or "
+                f"{PATH_COLUMNS[-1]}, got {', '.join(map(str, part.columns))}. Name another with `path_column`."
+            )
         wanted = [chosen, *columns.labels, *filter(None, (columns.report, columns.patient, columns.split))]
         if absent := [name for name in wanted if name not in part]:
             raise EcgSourceError(
-                f"Expected the columns {', '.join(absent)} in {path.name}, got {', '.join(map(str, part.columns))}."
+                f"Expected the column{'s' * (len(absent) > 1)} {', '.join(absent)} in {path.name}, got "
+                f"{', '.join(map(str, part.columns))}."
             )
         if (blank := part[chosen].isna()).any():
             raise EcgSourceError(f"Expected a file in every row of {path.name}, got none in row {blank.argmax() + 1}.")
