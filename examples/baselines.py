@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from safetensors.numpy import load_file, save_file
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import nn
 from tqdm.auto import tqdm
@@ -28,7 +27,12 @@ from modeling_merit.processing.benchmark.options import check_sizes, option_pars
 from modeling_merit.processing.benchmark.results import data_fingerprint, provenance
 from modeling_merit.processing.benchmark.tasks import load_task
 from modeling_merit.processing.probing import classical_features as features
-from modeling_merit.processing.probing.embeddings import SAMPLING_RATE, embed_signals, weights_fingerprint
+from modeling_merit.processing.probing.embeddings import (
+    SAMPLING_RATE,
+    cached_features,
+    embed_signals,
+    weights_fingerprint,
+)
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.supervised import Schedule, train_classifier
 
@@ -137,20 +141,18 @@ def measure(args, views, fingerprint):
     """Return the classical features of every record by split, computed once per version of their code."""
     code = data_fingerprint([np.frombuffer(inspect.getsource(features).encode(), dtype=np.uint8)])
     cache = args.cache_dir / f"classical-{code}-{fingerprint}.safetensors"
-    if cache.is_file():
-        return load_file(cache), code
 
     def measure_batch(batch):
         return torch.from_numpy(features.classical_features(batch.numpy(), SAMPLING_RATE))
 
-    normalize = MeritFeatureExtractor().normalize
-    measured = {
-        split: embed_signals(measure_batch, view, normalize, description=f"measuring {split}")
-        for split, view in views.items()
-    }
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    save_file(measured, cache)
-    return measured, code
+    def measure_all():
+        normalize = MeritFeatureExtractor().normalize
+        return {
+            split: embed_signals(measure_batch, view, normalize, description=f"measuring {split}")
+            for split, view in views.items()
+        }
+
+    return cached_features(cache, measure_all), code
 
 
 def boost(args, tasks, measured):

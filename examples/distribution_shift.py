@@ -156,8 +156,6 @@ def find_recordings(name, folder, csn_labels):
                 for row in csv.DictReader(file):
                     numbers = [row[f"{place}_label"] for place in ("First", "Second", "Third")]
                     codes[row["Recording"]] = [CPSC2018_LABELS[int(float(n)) - 1] for n in numbers if n]
-    elif csn_labels is None:
-        raise SystemExit("Expected --csn_labels, the folder data_split of MERL's label files, to label csn. Give it.")
     else:
         for shared in (read_shared_split(csn_labels, "csn", split) for split in SPLITS):
             codes |= {Path(recording).stem: row for recording, row in zip(shared.recordings, shared.codes)}
@@ -170,9 +168,8 @@ def find_recordings(name, folder, csn_labels):
     return [files[stem] for stem in stems], [codes[stem] for stem in stems]
 
 
-def load_external(args, name, folder, encoder, extractor):
+def load_external(args, name, paths, codes, encoder, extractor):
     """Read, resample and embed every recording; one that cannot be read is named and left out."""
-    paths, codes = find_recordings(name, folder, args.csn_labels)
     embedded, kept = [], []
     for place, path in enumerate(tqdm(paths, desc=f"reading {name}", unit="file")):
         try:
@@ -187,7 +184,7 @@ def load_external(args, name, folder, encoder, extractor):
         embedded.append(output.pooler_output[0].cpu().numpy())
         kept.append(place)
     if not kept:
-        raise SystemExit(f"Expected readable recordings of {name} in {folder}, got none out of {len(paths)}.")
+        raise SystemExit(f"Expected readable recordings of {name}, got none out of {len(paths)}.")
     matrix, classes, in_task = label_matrix([codes[place] for place in kept], name)
     stems = np.array([paths[place].stem for place in kept])
     tenth = np.array([zlib.crc32(stem.encode()) % 10 for stem in stems])  # their own folds are not recorded everywhere
@@ -252,12 +249,15 @@ def parse_args():
     for name, folder in args.external.items():
         if name not in ("cpsc2018", "csn", "challenge2021") or not Path(folder).is_dir():
             parser.error(f"Expected --external cpsc2018|csn|challenge2021=FOLDER, got {name}={folder}.")
+    if "csn" in args.external and not (args.csn_labels and args.csn_labels.is_dir()):
+        parser.error(f"Expected --csn_labels, the folder data_split of MERL's label files, got {args.csn_labels}.")
     return args
 
 
 def main():
     args = parse_args()
     origin = provenance(seed=args.seed)
+    recordings = {name: find_recordings(name, Path(folder), args.csn_labels) for name, folder in args.external.items()}
     encoder, extractor = load_encoder(args.model, args.random_init, args.seed, args.device)
     tables = load_ptb_xl(args.data_dir)
     features, _, _ = embed_tables(encoder, extractor, tables, args.cache_dir, args.batch_size)
@@ -276,13 +276,12 @@ def main():
             np.concatenate([np.full(len(task.rows[split]), split) for split in SPLITS]),
             np.concatenate([task.patient_ids[split] for split in SPLITS]),
         )
-        rows = []
-        for name, folder in args.external.items():
-            external = load_external(args, name, Path(folder), encoder, extractor)
-            rows += transfer(args, origin, ptb_xl, external, np.ones(len(external.labels), dtype=bool))
+        for name, (paths, codes) in recordings.items():
+            external = load_external(args, name, paths, codes, encoder, extractor)
+            rows = transfer(args, origin, ptb_xl, external, np.ones(len(external.labels), dtype=bool))
             if args.reverse:
                 rows += transfer(args, origin, external, ptb_xl, ptb_xl.split == "test")
-        update_rows(args.transfer_output, rows, TRANSFER_KEY)
+            update_rows(args.transfer_output, rows, TRANSFER_KEY)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ Runs are models of `train_report_generation.py`, the first one that of the contr
 (`shuffled_ecg`), flat ECGs (`zero_ecg`), the most frequent training report of the language (`most_frequent_report`),
 and the training report nearest to the ECG by the contrastive heads of `--retrieval_model` (`nearest_report`). All are
 told the language of the recorded report, decode greedily, and are scored on every record; empty texts count as zero.
-`--output` gets rows of one value each; beside it lie the differences of the first run from the others
-(`*_paired.json`) and some reports in full (`*_examples.json`).
+`--output` gets rows of one value each, in the place of those of the same run or control, split and seed; beside it lie
+the differences of the first run from the others (`*_paired.json`) and some reports in full (`*_examples.json`).
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from transformers import AutoProcessor
 
 from modeling_merit import MeritForConditionalGeneration, MeritModel
 from modeling_merit.processing.benchmark.options import model_source, named_model, option_parser
-from modeling_merit.processing.benchmark.results import provenance, write_json
+from modeling_merit.processing.benchmark.results import provenance, update_rows, write_json
 from modeling_merit.processing.data import SignalView, normalize_report
 from modeling_merit.processing.inference import generate_reports
 from modeling_merit.processing.metrics.reports import compare_reports, report_intervals, report_statistics
@@ -30,6 +30,9 @@ from modeling_merit.processing.training.report_pairs import id_column, load_repo
 
 NOTICE = "Written by research models; not for clinical use. Not a medical device."
 EXAMPLES = 10
+ROW_KEY = ("run", "metric", "split", "seed")
+PAIR_KEY = ("run_a", "run_b", "metric", "split", "seed")
+EARLIER = {"split": "test", "seed": 0}  # what rows mean that do not say it
 
 
 def parse_args():
@@ -60,10 +63,7 @@ def parse_args():
     add("--max_new_tokens", type=int, default=128)
     add("--bertscore_model", help="Encoder for BERTScore, Hub id or folder.")
     add("--example_ids", nargs="*", help="Records to quote; default: ten at even distances in the split.")
-    args = parser.parse_args()
-    if bad := [run for run in args.runs if "=" not in run]:
-        parser.error(f"Expected --runs NAME=FOLDER ..., got {bad[0]!r}.")
-    return args
+    return parser.parse_args()
 
 
 def generate(folder, ecgs, languages, args):
@@ -142,7 +142,8 @@ def main():
         )
 
     rows, comparisons, scored = [], [], {}
-    about = {"n": len(references), "command": origin["command"], "commit": origin["commit"]}
+    about = {"n": len(references), "split": args.split, "seed": args.seed}
+    about |= {"command": origin["command"], "commit": origin["commit"]}
     for run, written in texts.items():
         scored[run] = report_statistics(written, references, args.bertscore_model)
         intervals = report_intervals(scored[run], patients, args.n_resamples, seed=args.seed)
@@ -166,8 +167,8 @@ def main():
         {"ecg_id": ids[row], "recorded": references[row], **{run: written[row] for run, written in texts.items()}}
         for row in chosen
     ]
-    write_json(args.output, rows)
-    write_json(args.output.with_stem(f"{args.output.stem}_paired"), comparisons)
+    update_rows(args.output, rows, ROW_KEY, EARLIER)
+    update_rows(args.output.with_stem(f"{args.output.stem}_paired"), comparisons, PAIR_KEY, EARLIER)
     content = {"notice": NOTICE, "split": args.split, "examples": examples}
     write_json(args.output.with_stem(f"{args.output.stem}_examples"), origin | content)
 

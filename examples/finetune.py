@@ -21,12 +21,14 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from modeling_merit import MeritEcgConfig, MeritForEcgClassification
+from modeling_merit import MeritEcgConfig, MeritEcgModel, MeritForEcgClassification
 from modeling_merit.processing.benchmark.evaluation import load_signals, record_run
 from modeling_merit.processing.benchmark.options import check_sizes, option_parser
 from modeling_merit.processing.benchmark.results import provenance, write_json
 from modeling_merit.processing.benchmark.table_task import load_table_task
 from modeling_merit.processing.benchmark.tasks import load_task
+from modeling_merit.processing.data.sources import family_of, split_names
+from modeling_merit.processing.data.tables import SUFFIXES
 from modeling_merit.processing.metrics.calibration import fit_calibration
 from modeling_merit.processing.metrics.classification import ece
 from modeling_merit.processing.metrics.thresholds import tune_thresholds
@@ -40,14 +42,14 @@ from modeling_merit.processing.training.supervised import Schedule, train_classi
 
 OPTIONS = (
     *("model", "run", "tasks", "label_fraction", "epochs", "patience", "batch_size", "weight_decay"),
-    *("dataset", "path_column", "label_columns", "patient_column", "split_column", "seconds", "on_error", "num_proc"),
+    *("path_column", "label_columns", "patient_column", "split_column", "seconds", "on_error", "num_proc"),
     *("crop_seconds", "keep_in_memory", "mixed_precision", "seed", "output_dir", "output", "predictions"),
     *PUSH_OPTIONS,
 )
 
 
 def build(args, tasks):
-    """Return the classifier, its outputs named after the classes."""
+    """Return the classifier with a new head, its outputs named after the classes."""
     labels = [name if len(tasks) == 1 else f"{task.name}:{name}" for task in tasks for name in task.classes]
     config = MeritEcgConfig.from_pretrained(args.model)
     if args.dropout is not None:
@@ -57,9 +59,11 @@ def build(args, tasks):
     config.problem_type = "multi_label_classification"
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    if args.from_scratch:
-        return MeritForEcgClassification(config)
-    return MeritForEcgClassification.from_pretrained(args.model, config=config, dtype=torch.float32)
+    config.calibrated = False  # whatever the head of the checkpoint was
+    model = MeritForEcgClassification(config)
+    if not args.from_scratch:
+        model.ecg_model.load_state_dict(MeritEcgModel.from_pretrained(args.model, dtype=torch.float32).state_dict())
+    return model
 
 
 def start_from_probe(model, views, tasks, extractor, args, device):
@@ -124,8 +128,17 @@ def layer_rate(model, learning_rate, layer_decay):
     return rate
 
 
-def main():
-    parser = option_parser(__doc__, *OPTIONS, data_dir={"required": False})
+def parse_args():
+    parser = option_parser(
+        __doc__,
+        *OPTIONS,
+        data_dir={"required": False},
+        dataset={
+            "help": "ptb_xl, with --data_dir, or one data set with labels: another builder with its folder "
+            f"(NAME:FOLDER), a table of ECG files ({', '.join(SUFFIXES)}, a folder with metadata.csv), or a folder "
+            "or Hub id of a Parquet data set.",
+        },
+    )
     parser.add_argument("--from_scratch", action="store_true", help="Keep the architecture, draw the weights anew.")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="Of the head.")
     parser.add_argument("--layer_decay", type=float, help="Default: 0.75, but 1 from scratch.")
@@ -140,6 +153,11 @@ def main():
     parser.add_argument("--drop_path", type=float, help="Of the residual blocks; default: as the checkpoint says.")
     args = parser.parse_args()
     check_sizes(parser, args)
+    if len(split_names(args.dataset)) > 1:
+        parser.error(f"Expected one data set, got {args.dataset}. Make one table of several.")
+    family, folder = family_of(args.dataset) or (None, None)
+    if family == "ptb_xl" and folder:
+        args.dataset, args.data_dir = family, folder
     if args.dataset == "ptb_xl" and args.data_dir is None:
         parser.error("Expected --data_dir, the folder of PTB-XL, or --dataset, a data set of your own.")
     if args.from_scratch and args.head == "probe":
@@ -150,7 +168,11 @@ def main():
             "the mean over crops is not what the saved model gives."
         )
     check_push(parser, args)
+    return args
 
+
+def main():
+    args = parse_args()
     origin = provenance(seed=args.seed)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     with accelerator.main_process_first():

@@ -19,6 +19,10 @@ from scipy.signal import resample_poly
 
 def prepare(record, facts):
     """Return `input_values` and `ecg_mask`, (1, leads, samples) each, of a record; leads go by their names."""
+    if not Path(f"{record}.hea").is_file():
+        sys.exit(
+            f"Expected a WFDB record, got no {record}.hea. Make one of another file: merit-ecg convert FILE RECORD.hea"
+        )
     signal, fields = wfdb.rdsamp(record)  # (samples, leads), in the unit that the header states
     seconds, shortest, longest = len(signal) / fields["fs"], facts["min_seconds"], facts["max_seconds"]
     if not shortest <= seconds <= longest:

@@ -22,6 +22,8 @@ from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
 from modeling_merit.processing.benchmark.options import check_sizes, model_source, option_parser
 from modeling_merit.processing.benchmark.results import data_fingerprint, provenance, write_json
 from modeling_merit.processing.data import normalize_report
+from modeling_merit.processing.data.sources import family_of, split_names
+from modeling_merit.processing.data.tables import is_table
 from modeling_merit.processing.training.cached_gradients import backward_in_parts
 from modeling_merit.processing.training.checkpoints import check_output_dir
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
@@ -41,6 +43,11 @@ from modeling_merit.processing.training.tokenizers import frequent_ngrams, train
 METRICS = (
     *("loss", "reconstruction_loss", "contrastive_loss", "word_loss"),
     *("reconstruction_information", "text_information", "word_information"),
+)
+
+UNSTREAMED = (
+    *("data_dir", "num_records", "dataset_weights", "path_column", "report_column", "patient_column", "split_column"),
+    *("seconds", "on_error", "num_proc", "num_workers", "keep_in_memory"),
 )
 
 
@@ -114,11 +121,17 @@ def parse_args():
         )
     if not 0 <= args.ema_decay < 1:
         parser.error(f"Expected --ema_decay of at least 0 and below 1, got {args.ema_decay:g}.")
-    if args.streaming and (args.num_workers or args.keep_in_memory):
+    if args.streaming and (given := [name for name in UNSTREAMED if getattr(args, name) != parser.get_default(name)]):
         parser.error(
-            "Expected neither --num_workers nor --keep_in_memory with --streaming: a stream is read as it comes."
+            f"Expected --streaming without --{' --'.join(given)}, which a stream of Parquet files has no use for."
         )
     check_sizes(parser, args)
+    made_here = all(family_of(name) or is_table(name) for name in split_names(args.dataset))  # --seconds long
+    if not args.streaming and made_here and args.crop_seconds > args.seconds:
+        parser.error(
+            f"Expected --crop_seconds of at most {args.seconds:g}, the length of the signals, got "
+            f"{args.crop_seconds:g}."
+        )
     check_output_dir(parser, args)
     check_push(parser, args)
     return args
@@ -176,12 +189,14 @@ def build(args, train_table):
 
 def open_streams(args):
     """Return the Parquet files of both splits, as `load_tables` returns tables."""
+    files, aligned = [], bool(args.contrastive_weight or args.word_weight)
     try:
-        files = [ParquetFiles(args.dataset, split) for split in ("train", "validation")]
-        for part in files:
-            empty = sum(not (report or "").strip() for report in part["report"])
-            if empty and (args.contrastive_weight or args.word_weight):
-                raise ValueError(f"Expected a report in every row to align with, got {empty} rows without.")
+        for split in ("train", "validation"):
+            files.append(ParquetFiles(args.dataset, split, reported=aligned))
+            if len(files[-1]) < 2:
+                raise ValueError(
+                    f"Expected ECGs with reports in the {split} split, got {len(files[-1])} of {files[-1].total}."
+                )
     except (OSError, ValueError) as error:
         raise SystemExit(f"{args.dataset} cannot be streamed: {error}") from error
     return files

@@ -32,7 +32,7 @@ def main():
     parser.add_argument("--ecg", help="An ECG file of any format that read_ecg knows; default: a new synthetic one.")
     parser.add_argument("--condition", default="left_bundle_branch_block", choices=(*RHYTHMS, *FINDINGS))
     parser.add_argument("--prompts", nargs="+", help="Two or more texts to score the ECG against.")
-    parser.add_argument("--plot", type=Path, default=Path("merit-ecg/unseen_ecg.png"))
+    parser.add_argument("--plot", type=Path, default=Path("runs/unseen_ecg.png"), help="Default: %(default)s")
     args = parser.parse_args()
 
     prompts = args.prompts or {condition.phrases[0]: condition.phrases for condition in (RHYTHMS | FINDINGS).values()}
@@ -51,7 +51,7 @@ def main():
     )
     print(f"{'prompt':<36} score")
     for score, prompt in sorted(zip(scores.tolist(), prompts), reverse=True)[:8]:
-        print(f"{prompt:<36} {score:+.3f} {'#' * round(40 * max(score, 0))}")
+        print(f"{prompt:<36} {score:+.3f} {'#' * round(5 * max(score, 0))}")
     args.plot.parent.mkdir(parents=True, exist_ok=True)
     plot_ecg(record, args.plot)
     print(f"{SCORE_MEANING}\n12-lead plot: {args.plot}\n{DISCLAIMER}")

@@ -28,6 +28,16 @@ def cell(rows, uncertainty):
     return f"{values.mean():{form}} ± {values.std(ddof=1):{form}}"
 
 
+def line_of(row):
+    """Return the name of a row's line: its run, or both of a pair, and what the second learnt from if that differs."""
+    if "run" in row:
+        return row["run"]
+    fraction = row.get("label_fraction_b", row["label_fraction"])
+    return f"{row['run_a']} - {row['run_b']}" + (
+        f" ({100 * fraction:g}% of the labels)" if fraction != row["label_fraction"] else ""
+    )
+
+
 def tabulate(rows, metric, label_fraction=1.0, tasks=None, runs=None, uncertainty="patients"):
     """Return the table of one metric; runs and tasks in the order given, or else that of the rows.
 
@@ -36,11 +46,12 @@ def tabulate(rows, metric, label_fraction=1.0, tasks=None, runs=None, uncertaint
     """
     cells = {}
     for row in rows:
-        run = row["run"] if "run" in row else f"{row['run_a']} - {row['run_b']}"
         if row["metric"] == metric and row["label_fraction"] == label_fraction:
-            cells.setdefault((run, row["task"]), []).append(row)
-    if uncertainty == "seeds":
+            cells.setdefault((line_of(row), row["task"]), []).append(row)
+    if uncertainty == "seeds" and cells:
         cells = {key: of_seeds for key, of_seeds in cells.items() if len(of_seeds) > 1}
+        if not cells:
+            raise ValueError("Expected a run of several seeds, got one seed of each. Use --uncertainty patients.")
     columns = tasks or list(dict.fromkeys(task for _, task in cells))
     present = {run for run, task in cells if task in columns}
     names = [run for run in runs or dict.fromkeys(run for run, _ in cells) if run in present]

@@ -88,6 +88,15 @@ def test_rows_written_at_the_same_time_are_all_kept(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["rows.json"]
 
 
+def test_earlier_rows_may_lack_a_field_of_the_key(tmp_path):
+    """Their value is known: they are replaced as others are, and say it from then on."""
+    path = tmp_path / "rows.json"
+    write_json(path, [{"run": "joint", "value": 0.5}, {"run": "masked", "value": 0.4}])
+    new = [{"run": "joint", "value": 0.6, "split": split} for split in ("test", "validation")]
+    update_rows(path, new, ("run", "split"), absent={"split": "test"})
+    assert json.loads(path.read_text()) == [new[0], {"run": "masked", "value": 0.4, "split": "test"}, new[1]]
+
+
 @pytest.mark.parametrize("field", ["value", "difference"])
 def test_rows_whose_interval_excludes_their_value_are_refused(tmp_path, field):
     row = {"run": "joint", field: 0.5, "ci_low": 0.4, "ci_high": 0.6}

@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
 from scipy.special import logit
 from script_server import run_script
-from tiny_models import merit_config
+from tiny_models import build, ecg_config, merit_config
 from toy_ptb_xl import write_record
 
 from modeling_merit import (
@@ -93,12 +94,18 @@ def run(work, script, *arguments):
     return done.stdout
 
 
-def fail(monkeypatch, capsys, script, *arguments):
-    """Run a script in this process, expecting it to refuse; returns its message."""
+def load(monkeypatch, script, *arguments):
+    """Return a script as a module, to be run in this process with these arguments."""
     spec = importlib.util.spec_from_file_location(Path(script).stem, EXAMPLES / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr("sys.argv", [script, *map(str, arguments)])
+    return module
+
+
+def fail(monkeypatch, capsys, script, *arguments):
+    """Run a script in this process, expecting it to refuse; returns its message."""
+    module = load(monkeypatch, script, *arguments)
     with pytest.raises((SystemExit, ValueError)) as error:
         module.main()
     return f"{error.value} {capsys.readouterr().err}"
@@ -369,6 +376,41 @@ def test_finetune_can_begin_with_the_probe(work):
         run(work, *command, "rhythm")
 
 
+@pytest.mark.parametrize("labels", [3, 2])
+def test_finetuning_a_classifier_begins_with_a_new_head(monkeypatch, tmp_path, labels):
+    config = ecg_config(num_labels=3, calibrated=True)
+    former = build(MeritForEcgClassification, config)
+    former.save_pretrained(tmp_path)
+    args = Namespace(model=str(tmp_path), dropout=0.25, drop_path=None, from_scratch=False)
+    names = [f"class {number}" for number in range(labels)]
+    model = load(monkeypatch, "finetune.py").build(args, [Namespace(name="labels", classes=names)])
+    assert model.classifier.out_features == labels and list(model.config.id2label.values()) == names
+    assert labels != 3 or not torch.equal(model.classifier.weight, former.classifier.weight)
+    assert not model.config.calibrated and model.dropout.p == 0.25
+    found, expected = model.ecg_model.state_dict(), former.ecg_model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "d,m"], "Expected one data set, got d,m"),
+        (["--dataset", "ptb_xl:m"], "Expected ptbxl_database.csv in data_dir='m'"),
+        (["--data_dir", "d", "--seconds", "5"], "records of PTB-XL are 10 s long, got --seconds 5"),
+        (["--data_dir", "d", "--crop_seconds", "5", "--calibrate"], "Expected --crop_seconds 10"),
+    ],
+)
+def test_finetune_refuses_what_it_would_not_do(stand_ins, monkeypatch, capsys, arguments, message):
+    text = fail(monkeypatch, capsys, "finetune.py", "--model", "m", "--run", "a", "--output_dir", "o", *arguments)
+    assert message in text
+
+
+def test_finetune_takes_the_folder_of_ptb_xl_behind_a_colon(stand_ins, monkeypatch):
+    arguments = ("--model", "m", "--run", "a", "--output_dir", "o", "--dataset", "ptb_xl:d")
+    args = load(monkeypatch, "finetune.py", *arguments).parse_args()
+    assert (args.dataset, args.data_dir) == ("ptb_xl", "d")
+
+
 @pytest.mark.slow
 def test_finetune_from_scratch_stops_early(work):
     run(
@@ -541,9 +583,17 @@ def test_tables_of_rows_and_of_pairs(monkeypatch, capsys, tmp_path):
     assert table(pairs)[2] == "| joint - masked | +2.5 [+1.5, +4.5] |"
     assert table(pairs, "--uncertainty", "seeds")[2] == "| joint - masked | +2.5 (+2.0, +3.0) |"
     assert table(pairs[:1])[2] == "| joint - masked | +2.0 [+1.0, +4.0] |"
+    fewer = [pairs[0] | {"label_fraction_b": 1.0}, pairs[1] | {"label_fraction_b": 0.01}]  # another comparison
+    assert [line.split(" | ")[0] for line in table(fewer)[2:]] == [
+        "| joint - masked",
+        "| joint - masked (1% of the labels)",
+    ]
     with pytest.raises(SystemExit):
         table(rows, "--label_fraction", "0.1")
     assert "There are: macro_auroc at 1." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        table(rows[:1], "--uncertainty", "seeds")
+    assert "Expected a run of several seeds, got one seed of each" in capsys.readouterr().err
 
 
 def test_zero_shot_refuses_incomplete_prompts(stand_ins, monkeypatch, capsys, tmp_path):
@@ -574,9 +624,40 @@ def test_shift_and_audit_refuse_bad_arguments(stand_ins, monkeypatch, capsys, tm
     shift = ("distribution_shift.py", "--model", "m", "--data_dir", "d", "--run", "a", "--external")
     assert "got mimic=/nowhere" in fail(monkeypatch, capsys, *shift, "mimic=/nowhere")
     assert "got csn=absent" in fail(monkeypatch, capsys, *shift, "csn=absent")
+    assert "Expected --csn_labels, the folder data_split" in fail(monkeypatch, capsys, *shift, "csn=m")
+    assert "Expected labelled recordings of cpsc2018 in m" in fail(monkeypatch, capsys, *shift, "cpsc2018=m")
     audit = ("information_audit.py", "--models")
     assert "NAME=CHECKPOINT" in fail(monkeypatch, capsys, *audit, "joint")
     assert "names other than random" in fail(monkeypatch, capsys, *audit, "random=m")
+
+
+def test_rows_of_a_transfer_are_kept_when_the_next_one_fails(stand_ins, monkeypatch):
+    """Each data set takes an hour: what is scored is written."""
+    arguments = ("--model", "m", "--data_dir", "d", "--run", "a", "--corruptions", "--external", "cpsc2018=m")
+    module = load(monkeypatch, "distribution_shift.py", *arguments, "challenge2021=m")
+    splits = ("train", "validation", "test")
+    task = Namespace(classes=["SR"], rows=dict.fromkeys(splits, [0, 1]))
+    task.labels, task.patient_ids = dict.fromkeys(splits, np.zeros((2, 1))), dict.fromkeys(splits, np.zeros(2))
+    row = {"run": "a", "source": "ptb_xl", "concept": "mean", "metric": "macro_auroc", "value": 0.5, "seed": 0}
+
+    def load_external(args, name, *rest):
+        if name == "challenge2021":
+            raise SystemExit("none can be read")
+        return Namespace(name=name, labels=np.zeros((2, 1)))
+
+    for name, stand_in in {
+        "load_encoder": lambda *rest: (None, None),
+        "load_ptb_xl": lambda folder: {},
+        "embed_tables": lambda *rest: (dict.fromkeys(splits, np.zeros((2, 2))), None, None),
+        "load_task": lambda *rest: task,
+        "find_recordings": lambda *rest: ([], []),
+        "load_external": load_external,
+        "transfer": lambda args, origin, source, target, rows: [row | {"target": target.name}],
+    }.items():
+        monkeypatch.setattr(module, name, stand_in)
+    with pytest.raises(SystemExit, match="none can be read"):
+        module.main()
+    assert [row["target"] for row in json.loads(Path("results/transfer.json").read_text())] == ["cpsc2018"]
 
 
 @pytest.mark.real_data

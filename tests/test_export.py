@@ -218,3 +218,7 @@ def test_inference_without_torch(checkpoint, folder, tmp_path, rate, absent):
     command[-1] = header.with_suffix("")
     refused = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=dict(os.environ))
     assert refused.returncode == 1 and "rename them" in refused.stderr, refused.stderr
+    command[-1] = str(tmp_path / "out.edf")
+    refused = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=dict(os.environ))
+    assert refused.returncode == 1 and "merit-ecg convert FILE RECORD.hea" in refused.stderr
+    assert "Traceback" not in refused.stderr

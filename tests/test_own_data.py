@@ -71,6 +71,16 @@ def test_a_table_as_a_task(work):
         load_table_task(args)
 
 
+@pytest.mark.parametrize("column", ["labels", "sex"])
+def test_a_label_column_may_be_named_as_one_of_the_data_set(work, column):
+    table = pd.read_csv(work / "table.csv").rename(columns={"AF": column})
+    table.to_csv(work / f"{column}.csv", index=False)
+    args = options("--dataset", work / f"{column}.csv", "--label_columns", column, "--patient_column", "patient")
+    _, task, _ = load_table_task(args)
+    assert task.classes == [column]
+    assert all(np.array_equal(task.labels[split][:, 0], rows[column]) for split, rows in table.groupby("split"))
+
+
 @pytest.mark.slow
 def test_finetuning_on_a_table(work):
     command = [

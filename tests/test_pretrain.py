@@ -438,6 +438,15 @@ def parse(monkeypatch, *arguments: str):
         (["--resume_from_checkpoint", "nowhere/checkpoint_1"], "folder or 'latest', got 'nowhere/checkpoint_1'"),
         (["--report_to", "wandb"], "missing ['wandb']: pip install wandb"),
         (["--reconstruction_weigth", "0"], "unrecognized arguments"),
+        (["--streaming", "--num_workers", "1"], "without --num_workers, which"),
+        (
+            ["--streaming", "--dataset_weights", "1", "3", "--seconds", "5"],
+            "without --dataset_weights --seconds, which",
+        ),
+        (["--streaming", "--report_column", "said"], "without --report_column, which"),
+        (["--seconds", "5"], "records of PTB-XL are 10 s long, got --seconds 5"),
+        (["--crop_seconds", "12"], "--crop_seconds of at most 10, the length of the signals, got 12"),
+        (["--dataset", "synthetic", "--seconds", "5", "--crop_seconds", "6"], "of at most 5, the length"),
     ],
 )
 def test_bad_arguments_are_named(monkeypatch, capsys, tmp_path, arguments, message):
@@ -446,6 +455,11 @@ def test_bad_arguments_are_named(monkeypatch, capsys, tmp_path, arguments, messa
     with pytest.raises(SystemExit) as stopped:
         parse(monkeypatch, *arguments)
     assert stopped.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_signals_of_parquet_files_may_be_longer_than_seconds(monkeypatch, tmp_path):
+    args = parse(monkeypatch, "--dataset", str(tmp_path), "--crop_seconds", "12", "--output_dir", str(tmp_path / "o"))
+    assert args.crop_seconds == 12
 
 
 def test_data_without_reports_is_named(monkeypatch, tmp_path):

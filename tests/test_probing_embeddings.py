@@ -1,5 +1,7 @@
 """Features of a frozen encoder: what their cache is named by."""
 
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from modeling_merit import MeritEcgConfig, MeritEcgModel, MeritFeatureExtractor
 from modeling_merit.processing import EcgRecord
 from modeling_merit.processing.data.microvolts import NO_SAMPLE
 from modeling_merit.processing.leads import STANDARD_LEADS
-from modeling_merit.processing.probing.embeddings import embed_tables
+from modeling_merit.processing.probing.embeddings import cached_features, embed_tables
 
 
 def test_cached_features_are_those_of_the_extractor(tmp_path):
@@ -26,6 +28,23 @@ def test_cached_features_are_those_of_the_extractor(tmp_path):
     )
     assert np.array_equal(first, again) and len(list(tmp_path.iterdir())) == 2
     assert np.abs(first - other).max() > 1e-3
+
+
+def test_features_of_a_killed_run_leave_no_half_a_file(tmp_path, monkeypatch):
+    cache, features = tmp_path / "new" / "features.safetensors", {"test": np.ones((2, 3), np.float32)}
+
+    def killed(arrays, path):
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("modeling_merit.processing.probing.embeddings.save_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cached_features(cache, lambda: features)
+    assert list(cache.parent.iterdir()) == []
+    assert np.array_equal(cached_features(cache, lambda: features)["test"], features["test"])
+    assert np.array_equal(cached_features(cache, None)["test"], features["test"])  # not computed again
+    assert cached_features(None, lambda: features) is features
 
 
 @pytest.mark.parametrize("normalization", ["none", "record_zscore"])

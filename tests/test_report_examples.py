@@ -219,7 +219,7 @@ def test_evaluate_reports_writes_tidy_rows(report_model, merit, cache, tmp_path)
     rows = {(row["run"], row["metric"]): row for row in written}
     runs = {"joint", "again", "shuffled_ecg", "zero_ecg", "most_frequent_report", "nearest_report"}
     assert {run for run, _ in rows} == runs
-    keys = {"run", "metric", "value", "ci_low", "ci_high", "n", "command", "commit"}
+    keys = {"run", "metric", "value", "ci_low", "ci_high", "n", "split", "seed", "command", "commit"}
     assert all(set(row) == keys and row["ci_low"] <= row["ci_high"] for row in written)
     for metric in ("bleu_4", "rougeL", "meteor_exact_stem", "cider_d", "statement_f1", "hallucination_rate"):
         assert rows["joint", metric]["value"] == rows["again", metric]["value"]
@@ -231,3 +231,23 @@ def test_evaluate_reports_writes_tidy_rows(report_model, merit, cache, tmp_path)
     content = json.loads((tmp_path / "results_examples.json").read_text())
     assert set(content["examples"][0]) == {"ecg_id", "recorded"} | runs
     assert "not for clinical use" in content["notice"]
+
+
+def test_rows_of_other_runs_and_splits_stay(report_checkpoint, monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    main = runpy.run_path(str(EXAMPLES / "evaluate_reports.py"))["main"]
+    monkeypatch.setitem(main.__globals__, "generate", lambda folder, ecgs, languages, args: ["ecg"] * len(languages))
+    output = tmp_path / "results.json"
+    former = {"run": "joint", "metric": "rougeL", "value": 0.1, "ci_low": 0.0, "ci_high": 0.2}  # of the test split
+    output.write_text(json.dumps([former, former | {"run": "older"}]))
+    command = ["e", *DATA, "--max_records", "3", "--n_resamples", "5", "--output", str(output)]
+    for name, split in (("joint", "test"), ("masked", "test"), ("joint", "validation")):
+        monkeypatch.setattr("sys.argv", [*command, "--split", split, "--runs", f"{name}={report_checkpoint}"])
+        main()
+    rows = [row for row in json.loads(output.read_text()) if row["metric"] == "rougeL"]
+    scored = {(row["run"], row["split"]): row["value"] for row in rows}
+    assert {("older", "test"), ("joint", "test"), ("masked", "test"), ("joint", "validation")} < scored.keys()
+    assert len(scored) == len(rows) and scored["joint", "test"] != 0.1 == scored["older", "test"]
+    pairs = json.loads((tmp_path / "results_paired.json").read_text())
+    firsts = {(pair["run_a"], pair["split"]) for pair in pairs}
+    assert firsts == {("joint", "test"), ("masked", "test"), ("joint", "validation")}

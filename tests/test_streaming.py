@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from argparse import Namespace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from datasets import Array2D, Dataset, Features, Value, load_dataset
+from datasets import Array2D, Dataset, Features, Value, concatenate_datasets, load_dataset
 from script_server import run_script
 
 from modeling_merit.processing import MeritFeatureExtractor, MeritProcessor
@@ -186,13 +187,15 @@ def test_a_resumed_stream_is_the_same_run(folder, tmp_path, processes):
 
 
 @pytest.mark.slow
-def test_rows_without_a_report_are_refused_for_alignment(tmp_path):
+def test_too_few_reports_to_align_are_refused(tmp_path):
     features = Features({"signal": Array2D((12, 1000), "int16"), "report": Value("string")})
     rows = {"signal": np.zeros((8, 12, 1000), np.int16), "report": ["sinusrhythmus", *[""] * 7]}
     for split in ("train", "validation"):
         Dataset.from_dict(rows, features).to_parquet(tmp_path / f"{split}.parquet")
     done = run(tmp_path / "out", "--streaming", "--dataset", tmp_path, fails=True)
-    assert "got 7 rows without" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "Expected ECGs with reports in the train split, got 1 of 8" in done.stderr and "Traceback" not in done.stderr
+    )
 
 
 @pytest.mark.slow
@@ -208,6 +211,49 @@ def test_rows_without_a_report_can_be_streamed_where_none_is_needed(folder, tmp_
     alone = ["--contrastive_weight", 0, "--word_weight", 0, "--max_train_steps", 2]
     run(tmp_path / "out", "--streaming", "--dataset", tmp_path, *alone)
     assert (tmp_path / "out" / "pretraining_results.json").is_file()
+
+
+@pytest.fixture(scope="module")
+def gaps(folder, tmp_path_factory) -> tuple[Path, Path]:
+    """The same files with some rows without a report, all those of the third file among them; and without the rows."""
+    gaps, kept = tmp_path_factory.mktemp("gaps"), tmp_path_factory.mktemp("kept")
+    for path in folder.glob("*.parquet"):
+        table = Dataset.from_parquet(str(path))
+        empty = [path.stem == "train-00002" or row % 4 == 1 for row in range(len(table))]
+        reports = [(None, "", " ")[row % 3] if empty[row] else text for row, text in enumerate(table["report"])]
+        given = Dataset.from_dict({"report": reports}, Features({"report": Value("string")}))
+        concatenate_datasets([table.select_columns("signal"), given], axis=1).to_parquet(gaps / path.name)
+        if not all(empty):
+            table.select(np.flatnonzero(~np.array(empty))).to_parquet(kept / path.name)
+    return gaps, kept
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_rows_without_a_report_are_left_out(gaps, tmp_path, tiny_tokenizer, train):
+    """Also where a stream goes on in the middle of a file: the batches are those of files without these rows."""
+    processor = MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer)
+    accelerator = Namespace(device=torch.device("cpu"), process_index=0, num_processes=1)
+    split = "train" if train else "validation"
+    expected = ParquetFiles(str(gaps[1]), split)
+    for url in expected.urls:  # as many files, for their order follows from their number
+        shutil.copy(gaps[0] / Path(url).name, tmp_path)
+    found = ParquetFiles(str(tmp_path), split, reported=True)
+    assert found.num_rows == expected.num_rows and found["report"] == expected["report"]
+    changed = options(batch_size=4 if train else 2, shuffle_buffer=5)
+    whole = list(EcgReportStream(expected, processor, changed, train, accelerator))
+    assert len(whole) > 2
+    for first in range(len(whole)):
+        pairs = EcgReportStream(found, processor, changed, train, accelerator)
+        pairs.load_state_dict({"epoch": 0, "batch": first})
+        assert_equal(list(pairs), whole[first:])
+
+
+def test_a_file_without_any_report_holds_no_rows(gaps, tiny_tokenizer):
+    files = ParquetFiles(str(gaps[0]), "train", reported=True)
+    processor = MeritProcessor(MeritFeatureExtractor(), tiny_tokenizer)
+    pairs = EcgReportStream(files, processor, options(batch_size=4), True, Accelerator(cpu=True))
+    assert files.num_rows[2] == 0 and len(files) == sum(files.num_rows) < sum(ROWS) == files.total
+    assert len(list(pairs)) == len(pairs) == len(files) // 4
 
 
 def test_accelerator_is_what_it_needs(folder, tiny_tokenizer):

@@ -76,6 +76,8 @@ def _check_source(name: str) -> None:
     if family is not None:
         if family[1] is not None and not Path(family[1]).is_dir():
             raise argparse.ArgumentTypeError(f"Expected the folder of {family[0]} behind the colon, got {name!r}.")
+        if family[0] == "ptb_xl" and family[1] is not None:
+            ptb_xl_folder(family[1])
         return
     cached = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___"))
     if Path(name).is_file() and not is_table(name):
@@ -203,10 +205,14 @@ def option_parser(description: str | None, *names: str, **changes: dict[str, Any
 
 
 def check_sizes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Exit with the parser's error if a number of records, batches or steps is below 1."""
+    """Exit with the parser's error if a number of records, batches or steps is below 1, or PTB-XL shall have another
+    length than it has."""
     for name in SIZED:
         if (value := getattr(args, name, None)) is not None and value < 1:
             parser.error(f"Expected --{name} of at least 1, got {value}.")
+    of_ptb_xl = any(name.partition(":")[0] == "ptb_xl" for name in split_names(getattr(args, "dataset", "")))
+    if of_ptb_xl and getattr(args, "seconds", None) != parser.get_default("seconds"):
+        parser.error(f"The records of PTB-XL are 10 s long, got --seconds {args.seconds:g}. Leave it out.")
 
 
 __all__ = ["OPTIONS", "check_sizes", "dataset_source", "model_source", "named_model", "option_parser", "ptb_xl_folder"]

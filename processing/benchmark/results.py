@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,9 @@ def without_nan(content: Any) -> Any:
     return None if isinstance(content, float) and math.isnan(content) else content
 
 
-def update_rows(path: str | Path, rows: Sequence[dict[str, Any]], key: Sequence[str]) -> None:
+def update_rows(
+    path: str | Path, rows: Sequence[dict[str, Any]], key: Sequence[str], absent: Mapping[str, Any] | None = None
+) -> None:
     """Put rows into a JSON list of rows; a row takes the place of the one with the same values of `key`. Other
     processes of this machine wait meanwhile.
 
@@ -96,6 +98,7 @@ def update_rows(path: str | Path, rows: Sequence[dict[str, Any]], key: Sequence[
         path (`str` or `Path`): The file; made when absent.
         rows (sequence of `dict`): Flat rows, all with the fields of `key`.
         key (sequence of `str`): Fields that name a row.
+        absent (mapping, *optional*): Fields of `key` that rows of the file may lack, with what they mean then.
 
     Raises:
         ValueError: If an interval of a row does not hold its value.
@@ -108,6 +111,7 @@ def update_rows(path: str | Path, rows: Sequence[dict[str, Any]], key: Sequence[
     name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
     with FileLock(Path(tempfile.gettempdir()) / f"merit-ecg-{name}.lock"):
         old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        old = [dict(absent or {}) | row for row in old]
         merged = {tuple(row[field] for field in key): row for row in [*old, *rows]}
         write_json(path, list(merged.values()))
 

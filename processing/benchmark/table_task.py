@@ -61,7 +61,10 @@ def _labels(
     name: str, tables: dict[str, datasets.Dataset], options: SourceOptions
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     wanted = list(options.columns.labels)
-    if wanted and set(wanted) <= set(tables["train"].column_names):  # numbers, in a data set of signals
+    # Numbers, in a data set of signals. That of a table of files (`EcgTable`, in the module `tables`) has columns of
+    # its own, `labels` and `sex` among them, whatever the table calls its.
+    of_signals = tables["train"].builder_name != "tables"
+    if wanted and of_signals and set(wanted) <= set(tables["train"].column_names):
         matrices = {split: np.stack([table[name][:] for name in wanted], axis=1) for split, table in tables.items()}
         if any(not np.isin(matrix, (0, 1)).all() for matrix in matrices.values()):
             raise ValueError(f"Expected 0 or 1 in the columns {', '.join(wanted)}.")

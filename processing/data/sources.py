@@ -161,8 +161,7 @@ def mix(tables: Sequence[datasets.Dataset], weights: Sequence[float] | None = No
     >>> len(mixed) > 6000, 0.7 < mixed["report"][:].count("a") / len(mixed) < 0.8
     (True, True)
     """
-    if weights is not None and (len(weights) != len(tables) or min(weights) <= 0):
-        raise ValueError(f"Expected a positive weight for each of {len(tables)} data sets, got {list(weights)}.")
+    _check_weights(weights, len(tables))
     if len(tables) == 1:
         return tables[0]
     first = tables[0].features
@@ -182,6 +181,11 @@ def mix(tables: Sequence[datasets.Dataset], weights: Sequence[float] | None = No
     )
 
 
+def _check_weights(weights: Sequence[float] | None, number: int) -> None:
+    if weights is not None and (len(weights) != number or min(weights) <= 0):
+        raise ValueError(f"Expected a positive weight for each of {number} data sets, got {list(weights)}.")
+
+
 def load_mixture(
     text: str, split: str, weights: Sequence[float] | None = None, options: SourceOptions = SourceOptions()
 ) -> datasets.Dataset:
@@ -190,9 +194,9 @@ def load_mixture(
     Raises:
         ValueError, OSError, datasets.exceptions.DatasetsError: As `load_source` and `mix`.
     """
-    tables = [load_source(name, split, options) for name in split_names(text)]
-    if weights is not None and len(weights) != len(tables):
-        raise ValueError(f"Expected a weight for each of {len(tables)} data sets, got {len(weights)}.")
+    names = split_names(text)
+    _check_weights(weights, len(names))
+    tables = [load_source(name, split, options) for name in names]
     return mix(tables, weights if split == "train" else None, options.seed)
 
 

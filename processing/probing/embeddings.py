@@ -17,6 +17,7 @@ from modeling_merit import MeritEcgModel, MeritFeatureExtractor
 from ..benchmark.results import data_fingerprint
 from ..data import SignalView
 from ..data.microvolts import split_missing
+from ..writers import placed
 
 SAMPLING_RATE = 100
 """Hz of the tables that evaluation reads."""
@@ -71,6 +72,18 @@ def embed_signals(
         inputs = (torch.from_numpy(part).to(device) for part in (prepare(signals, *masks), *masks))
         features.append(encode(*inputs).float().cpu().numpy())
     return np.concatenate(features)
+
+
+def cached_features(cache: Path | None, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the features in a file; where it is absent they are computed and saved, whole or not at all."""
+    if cache and cache.is_file():
+        return load_file(cache)
+    features = compute()
+    if cache:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with placed([cache], overwrite=True) as (temporary,):
+            save_file(features, temporary)
+    return features
 
 
 def load_extractor(model: str | Path) -> MeritFeatureExtractor:
@@ -138,22 +151,30 @@ def embed_tables(
     views = {name: SignalView(table) for name, table in tables.items()}
     signals = data_fingerprint(view.signals(range(len(view))) for view in views.values())
     cache = None if cache_dir is None else Path(cache_dir) / f"{weights}-{settings}-{signals}.safetensors"
-    if cache and cache.is_file():
-        return load_file(cache), weights, signals
 
     def encode(*inputs: torch.Tensor) -> torch.Tensor:
         return encoder(*inputs).pooler_output
 
-    features = {
-        split: embed_signals(encode, view, extractor.prepare, batch_size, encoder.device, split)
-        for split, view in views.items()
-    }
-    if weights_fingerprint(encoder) != weights:
-        raise RuntimeError("Expected the frozen encoder to stay as it is, but its weights changed while embedding.")
-    if cache:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        save_file(features, cache)
-    return features, weights, signals
+    def embed() -> dict[str, np.ndarray]:
+        features = {
+            split: embed_signals(encode, view, extractor.prepare, batch_size, encoder.device, split)
+            for split, view in views.items()
+        }
+        if weights_fingerprint(encoder) != weights:
+            raise RuntimeError(
+                "Expected the frozen encoder to stay as it is, but its weights changed while embedding."
+            )
+        return features
+
+    return cached_features(cache, embed), weights, signals
 
 
-__all__ = ["SAMPLING_RATE", "embed_signals", "embed_tables", "load_encoder", "load_extractor", "weights_fingerprint"]
+__all__ = [
+    "SAMPLING_RATE",
+    "cached_features",
+    "embed_signals",
+    "embed_tables",
+    "load_encoder",
+    "load_extractor",
+    "weights_fingerprint",
+]

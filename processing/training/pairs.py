@@ -23,6 +23,11 @@ def load_split(args, split):
         raise SystemExit(f"The {split} split of {args.dataset} cannot be read: {text[0][:500]}") from error
 
 
+def has_report(report):
+    """Say whether a cell of a column of reports holds one."""
+    return bool(report and report.strip())
+
+
 def load_tables(args):
     """Return the training and validation tables; records without a report are left out when reports are aligned."""
     tables = []
@@ -30,7 +35,7 @@ def load_tables(args):
         table = load_split(args, split)
         total = len(table)
         if args.contrastive_weight or args.word_weight:
-            table = table.select([i for i, report in enumerate(table["report"]) if report and report.strip()])
+            table = table.select([i for i, report in enumerate(table["report"]) if has_report(report)])
         if len(table) < 2:
             raise SystemExit(
                 f"Expected ECGs with reports in the {split} split of {args.dataset}, got {len(table)} of {total}."
@@ -176,6 +181,7 @@ __all__ = [
     "EcgReportPairs",
     "PairCollator",
     "condition_signals",
+    "has_report",
     "load_split",
     "load_tables",
     "read_signals",

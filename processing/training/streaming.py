@@ -6,6 +6,7 @@ stream: the tables of `datasets` are mapped into memory, whatever their size.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 
 import fsspec
 import numpy as np
@@ -16,7 +17,7 @@ from accelerate.utils import send_to_device
 from datasets import Array2D, load_dataset
 
 from ..data.signal_view import as_numpy
-from .pairs import PairCollator, condition_signals
+from .pairs import PairCollator, condition_signals, has_report
 
 COLUMNS = ["signal", "report"]
 
@@ -28,16 +29,18 @@ class ParquetFiles:
         source (`str`): A folder, or a URL that fsspec knows (`hf://datasets/NAME`, `s3://…`), whose files are named
             after their splits: `train-00000.parquet`, `data/validation-00000-of-00001.parquet`.
         split (`str`): `"train"` or `"validation"`.
+        reported (`bool`): Whether rows without a report are left out.
 
     Attributes:
-        urls (`list[str]`), num_rows (`list[int]`): The files and their rows.
+        urls (`list[str]`), num_rows (`list[int]`): The files and their rows, less those left out.
+        total (`int`): All rows.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If a file lacks a column.
     """
 
-    def __init__(self, source: str, split: str):
+    def __init__(self, source: str, split: str, reported: bool = False):
         self.fs, path = fsspec.url_to_fs(source)
         paths = sorted(self.fs.glob(f"{path.rstrip('/')}/**/{split}*.parquet"))
         if not paths:
@@ -45,7 +48,6 @@ class ParquetFiles:
                 f"Expected Parquet files of the {split} split in {source}, such as {split}-00000.parquet, got none."
             )
         self.paths, self.num_rows, self.sizes = paths, [], []
-        self._columns: dict[str, list[str]] = {}
         for name in paths:
             with self.fs.open(name, "rb") as file:
                 parquet = pq.ParquetFile(file)
@@ -53,21 +55,24 @@ class ParquetFiles:
                     raise ValueError(f"Expected columns {', '.join(COLUMNS)} in {name}, missing {', '.join(missing)}.")
                 self.num_rows.append(parquet.metadata.num_rows)
             self.sizes.append(self.fs.size(name))
-        self.urls = [self.fs.unstrip_protocol(name) for name in paths]
+        self.urls, self.total = [self.fs.unstrip_protocol(name) for name in paths], sum(self.num_rows)
+        self._columns: dict[str, list[str]] = {}
+        if reported:
+            kept = [[report for report in self._read(path, "report") if has_report(report)] for path in paths]
+            self.num_rows, self._columns["report"] = list(map(len, kept)), list(chain(*kept))
 
     def __len__(self) -> int:
         return sum(self.num_rows)
 
     def __getitem__(self, column: str) -> list[str]:
-        """Return a column of all rows, read once; that of the reports fits into memory where the signals do not."""
+        """Return the column of the reports, read once; it fits into memory where the signals do not."""
         if column not in self._columns:
-            values: list[str] = []
-            for path in self.paths:
-                with self.fs.open(path, "rb") as file:
-                    part = pq.ParquetFile(file, pre_buffer=False)
-                    values += part.read([column], use_threads=False)[column].to_pylist()
-            self._columns[column] = values
+            self._columns[column] = [value for path in self.paths for value in self._read(path, column)]
         return self._columns[column]
+
+    def _read(self, path: str, column: str) -> list[str]:
+        with self.fs.open(path, "rb") as file:
+            return pq.ParquetFile(file, pre_buffer=False).read([column], use_threads=False)[column].to_pylist()
 
 
 class EcgReportStream:
@@ -169,6 +174,8 @@ class EcgReportStream:
         if not isinstance(stream.features["signal"], Array2D):
             raise ValueError(f"Expected an Array2D column `signal`, got {stream.features['signal']}.")
         shape, stream = stream.features["signal"].shape, stream.select_columns(COLUMNS).with_format("arrow")
+        if len(self.files) < self.files.total:
+            stream = stream.filter(lambda rows: list(map(has_report, rows["report"].to_pylist())), batched=True)
         for table in stream.skip(first * size - int(ends[passed - 1] if passed else 0)).iter(size):
             signals = np.concatenate([as_numpy(chunk, shape, "signal") for chunk in table.column("signal").chunks])
             rows = rng.permutation(len(signals)) if self.train else np.arange(len(signals))
