@@ -533,7 +533,16 @@ class TestModelCommands:
         assert main(["classify", wave_file, "--model", str(tmp_path)]) == 0
         printed = capsys.readouterr().out.splitlines()
         assert [line.split()[1] for line in printed[1:4]].count("*") == 2 and printed[-1] == DISCLAIMER
-        assert not any("\x1b" in line for line in printed)
+        assert not any("\x1b" in line or "fibrillation" in line for line in printed)
+
+    def test_statements_of_ptb_xl_are_said_in_words(self, wave_file, tmp_path, capsys):
+        config = merit_config().ecg_config
+        config.id2label, config.problem_type = {0: "AFIB", 1: "LAO/LAE"}, "multi_label_classification"
+        build(MeritForEcgClassification, config).save_pretrained(tmp_path)
+        MeritFeatureExtractor().save_pretrained(tmp_path)
+        assert main(["classify", wave_file, "--model", str(tmp_path)]) == 0
+        printed = capsys.readouterr().out
+        assert re.search(r"AFIB +atrial fibrillation\n", printed) and re.search(r"LAO/LAE +left atrial over", printed)
 
     def test_amplitudes_that_are_none_of_an_ecg(self, record, wave_file, tmp_path, capsys):
         config = merit_config().ecg_config

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from ..benchmark.label_sets import load_statements
 from ..benchmark.prompts import LABEL_SETS, LANGUAGES, SCORE_MEANING, load_prompts, read_prompt_file
 from ..inference import embed_ecgs, embed_prompts, load_checkpoint, load_scorer, score_embeddings
 from ..inspection import printable
@@ -76,6 +77,8 @@ def _classify(args: argparse.Namespace) -> int:
     names = [config.id2label[number] for number in range(config.num_labels)]
     thresholds = getattr(config, "thresholds", None) or [0.5] * len(names)
     calibration = CALIBRATED if getattr(config, "calibrated", False) else UNCALIBRATED
+    statements = load_statements()
+    described = statements.keys() >= set(names)
     meanings: dict[str, None] = {}  # of the results, each once
     failures: list[str] = []
     for place, ecg in each_ecg(args, extractor, failures):
@@ -94,7 +97,8 @@ def _classify(args: argparse.Namespace) -> int:
         rows = sorted(zip(found, thresholds, names), reverse=True)
         for number, (probability, threshold, name) in enumerate(rows):
             if number < LISTED or probability >= threshold:
-                print(f"  {probability:.3f} {'*' if probability >= threshold else ' '} {printable(name)}")
+                line = f"  {probability:.3f} {'*' if probability >= threshold else ' '} {printable(name)}"
+                print(f"{line:18}  {statements[name].description}" if described else line)
     if meanings:
         print(" ".join([PROBABILITY_MEANING, *meanings]), DISCLAIMER, sep="\n")
     return list_failures(failures)
