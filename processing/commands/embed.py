@@ -80,7 +80,7 @@ def sources_of(args: argparse.Namespace, places: Sequence[str]) -> list[EcgSourc
     sources = list_sources(places, args.pattern, args.id_column)
     left = Counter[str]()
     for folder in [] if args.pattern is not None else filter(os.path.isdir, places):
-        left += _other_formats(folder, {os.path.normpath(path) for path in {source.path for source in sources}})
+        left += _other_formats(folder, {os.path.normpath(source.path) for source in sources})
     if left:
         named = ", ".join(f"{count} {suffix}" for suffix, count in sorted(left.items()))
         print(
