@@ -34,6 +34,7 @@ from modeling_merit.processing.probing.embeddings import (
     weights_fingerprint,
 )
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
+from modeling_merit.processing.training.run import end_at_exit
 from modeling_merit.processing.training.supervised import Schedule, train_classifier
 
 OPTIONS = (
@@ -200,6 +201,7 @@ def main():
 
     origin = provenance(seed=args.seed)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    end_at_exit(accelerator)
     if args.baseline == "classical" and accelerator.num_processes > 1:
         parser.error("Expected one process for --baseline classical, got several. Start it with python.")
     with accelerator.main_process_first():

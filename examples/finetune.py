@@ -37,7 +37,7 @@ from modeling_merit.processing.probing.embeddings import embed_signals, load_ext
 from modeling_merit.processing.probing.logistic_probe import DEFAULT_GRID, logistic_probe
 from modeling_merit.processing.training.optimizer_groups import parameter_groups
 from modeling_merit.processing.training.publishing import PUSH_OPTIONS, check_push, push_output
-from modeling_merit.processing.training.run import settings
+from modeling_merit.processing.training.run import end_at_exit, settings
 from modeling_merit.processing.training.supervised import Schedule, train_classifier
 
 OPTIONS = (
@@ -175,6 +175,7 @@ def main():
     args = parse_args()
     origin = provenance(seed=args.seed)
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
+    end_at_exit(accelerator)
     with accelerator.main_process_first():
         if args.dataset == "ptb_xl":
             views, tables, fingerprint = load_signals(args.data_dir)

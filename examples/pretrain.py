@@ -297,7 +297,6 @@ def main():
         write_json(args.output_dir / "pretraining_results.json", origin | about | outcome)
         push_output(args, origin | about)
     accelerator.wait_for_everyone()  # a process that leaves early takes the connections of the others with it
-    accelerator.end_training()
 
 
 if __name__ == "__main__":

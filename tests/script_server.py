@@ -6,6 +6,7 @@ server serves one environment, because libraries read it when they are imported.
 """
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -82,6 +83,8 @@ def serve(libraries: Sequence[str]) -> None:
     answers = os.fdopen(os.dup(1), "w")  # the scripts' own output goes elsewhere
     for name in libraries:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # else a collection in a child copies the memory of all libraries
     while line := sys.stdin.readline():
         command, folder, paths, processes, port = json.loads(line)
         running = set()

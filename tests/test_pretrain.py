@@ -285,6 +285,31 @@ def test_resumed_run_of_two_processes_is_the_same_run(tmp_path, cache):
     assert random_state(last, 0) != random_state(last, 1)  # each process its own masks
 
 
+# An operation that nobody waits for: its thread needs the interpreter's lock while the group of processes goes.
+UNFINISHED = """
+import torch
+from accelerate import Accelerator
+from modeling_merit.processing.training.run import end_at_exit
+def main():
+    accelerator = Accelerator(cpu=True)
+    end_at_exit(accelerator)
+    model = accelerator.prepare(torch.nn.Linear(2, 2))
+    accelerator.backward(model(torch.ones(1, 2)).sum())
+    accelerator.wait_for_everyone()
+    torch.distributed.all_gather([torch.empty(100_000) for _ in range(2)], torch.ones(100_000), async_op=True)
+main()
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_end(tmp_path, cache):
+    script = tmp_path / "unfinished.py"
+    script.write_text(UNFINISHED)
+    environment = os.environ | {"HF_HOME": str(cache), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = run_script(script, env=environment, processes=2)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 RECORDER = """
 import json, os, pathlib, runpy, sys
 pathlib.Path(os.environ["SEEN"] + "pid" + os.environ.get("RANK", "0")).write_text(str(os.getpid()))

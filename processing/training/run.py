@@ -1,6 +1,8 @@
 """What a run of pre-training and one of report training have in common: options, Accelerate, steps and log."""
 
 import argparse
+import atexit
+import gc
 import json
 import math
 import shutil
@@ -151,11 +153,27 @@ def start(args: argparse.Namespace, report_to: Iterable[str], unused_parameters:
     accelerator.register_load_state_pre_hook(_load_unwrapped(accelerator))
     if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu":
         check_bfloat16()
+    end_at_exit(accelerator)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     if args.overwrite_output_dir and not args.resume_from_checkpoint and accelerator.is_main_process:
         shutil.rmtree(args.output_dir / "checkpoints", ignore_errors=True)
     accelerator.wait_for_everyone()
     return accelerator
+
+
+def end_at_exit(accelerator: Accelerator) -> None:
+    """Finish the trackers and destroy the group of processes when the script ends, however it ends.
+
+    The models go first. Whoever lets go of a gloo group last waits for its threads, and the reducer of
+    DistributedDataParallel does so without releasing the interpreter's lock, for which one of those threads may be
+    waiting (pytorch/pytorch#56297): such a process never ends.
+    """
+
+    @atexit.register
+    def end() -> None:
+        accelerator.free_memory()
+        gc.collect()
+        accelerator.end_training()
 
 
 def _save_unwrapped(accelerator: Accelerator) -> Callable[[list, list, str], None]:
@@ -391,7 +409,6 @@ def train(
                 if stopped and not last:
                     if accelerator.is_main_process:
                         print(f"Stopped by {signal.Signals(stopped).name}; saved {saved}.", file=sys.stderr)
-                    accelerator.end_training()
                     raise SystemExit(128 + stopped)
                 if last:
                     break
@@ -413,6 +430,7 @@ __all__ = [
     "check_bfloat16",
     "cosine_schedule",
     "count_steps",
+    "end_at_exit",
     "settings",
     "start",
     "train",
