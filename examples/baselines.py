@@ -21,7 +21,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from modeling_merit.processing import MeritFeatureExtractor
+from modeling_merit.processing import MeritFeatureExtractor, delineation, resampling
 from modeling_merit.processing.benchmark.evaluation import load_signals, record_run
 from modeling_merit.processing.benchmark.options import check_sizes, option_parser
 from modeling_merit.processing.benchmark.results import data_fingerprint, provenance
@@ -140,7 +140,8 @@ def train_network(args, tasks, views, accelerator):
 
 def measure(args, views, fingerprint):
     """Return the classical features of every record by split, computed once per version of their code."""
-    code = data_fingerprint([np.frombuffer(inspect.getsource(features).encode(), dtype=np.uint8)])
+    sources = [inspect.getsource(module).encode() for module in (features, delineation, resampling)]
+    code = data_fingerprint([np.frombuffer(source, dtype=np.uint8) for source in sources])
     cache = args.cache_dir / f"classical-{code}-{fingerprint}.safetensors"
 
     def measure_batch(batch):

@@ -19,7 +19,7 @@ from modeling_merit.processing.metrics.bootstrap import compare_models
 from modeling_merit.processing.metrics.classification import METRICS, align_predictions
 
 DEFAULT_METRICS = ("macro_auroc", "macro_auprc", "macro_f1_tuned", "macro_f1_at_0.5")
-ROW_KEY = ("run_a", "run_b", "task", "metric", "label_fraction", "label_fraction_b", "seed_a", "seed_b")
+ROW_KEY = ("run_a", "run_b", "task", "task_b", "metric", "label_fraction", "label_fraction_b", "seed_a", "seed_b")
 
 
 def align(path_a, path_b, a, b):

@@ -138,6 +138,7 @@ def main():
         result["by label"][code] = {"records": len(rows), **dict(zip(UNITS, map(described, values.T)))}
     result["error on simulated ECGs"] = on_simulated(args.simulated)
 
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
 

@@ -278,10 +278,11 @@ def main():
         )
         for name, (paths, codes) in recordings.items():
             external = load_external(args, name, paths, codes, encoder, extractor)
-            rows = transfer(args, origin, ptb_xl, external, np.ones(len(external.labels), dtype=bool))
+            every = np.ones(len(external.labels), dtype=bool)
+            update_rows(args.transfer_output, transfer(args, origin, ptb_xl, external, every), TRANSFER_KEY)
             if args.reverse:
-                rows += transfer(args, origin, external, ptb_xl, ptb_xl.split == "test")
-            update_rows(args.transfer_output, rows, TRANSFER_KEY)
+                back = transfer(args, origin, external, ptb_xl, ptb_xl.split == "test")
+                update_rows(args.transfer_output, back, TRANSFER_KEY)
 
 
 if __name__ == "__main__":

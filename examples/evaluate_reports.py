@@ -30,9 +30,9 @@ from modeling_merit.processing.training.report_pairs import id_column, load_repo
 
 NOTICE = "Written by research models; not for clinical use. Not a medical device."
 EXAMPLES = 10
-ROW_KEY = ("run", "metric", "split", "seed")
-PAIR_KEY = ("run_a", "run_b", "metric", "split", "seed")
-EARLIER = {"split": "test", "seed": 0}  # what rows mean that do not say it
+ROW_KEY = ("run", "metric", "dataset", "split", "seed", "num_beams")
+PAIR_KEY = ("run_a", "run_b", *ROW_KEY[1:])
+EARLIER = {"dataset": "ptb_xl", "split": "test", "seed": 0, "num_beams": 1}  # what rows mean that do not say it
 
 
 def parse_args():
@@ -63,7 +63,10 @@ def parse_args():
     add("--max_new_tokens", type=int, default=128)
     add("--bertscore_model", help="Encoder for BERTScore, Hub id or folder.")
     add("--example_ids", nargs="*", help="Records to quote; default: ten at even distances in the split.")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.max_records and args.output == parser.get_default("output"):
+        parser.error(f"Expected an --output of its own with --max_records: {args.output} holds rows of all records.")
+    return args
 
 
 def generate(folder, ecgs, languages, args):
@@ -92,6 +95,8 @@ def nearest_reports(folder, inputs, languages, pool, device, batch_size):
     texts = [""] * len(languages)
     for language in set(languages):
         reports = sorted(pool[language])
+        if not reports:
+            continue  # as the most frequent report of a language that nobody wrote in
         embeds = []
         for start in range(0, len(reports), batch_size):
             tokens = tokenizer(
@@ -142,7 +147,7 @@ def main():
         )
 
     rows, comparisons, scored = [], [], {}
-    about = {"n": len(references), "split": args.split, "seed": args.seed}
+    about = {"n": len(references)} | {name: getattr(args, name) for name in EARLIER}
     about |= {"command": origin["command"], "commit": origin["commit"]}
     for run, written in texts.items():
         scored[run] = report_statistics(written, references, args.bertscore_model)

@@ -128,6 +128,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=30, help="Timed passes.")
     parser.add_argument("--threads", type=int, default=1, help="Of PyTorch and of onnxruntime.")
     args = parser.parse_args()
+    if args.compared < max(BATCHES):
+        parser.error(f"Expected --compared of at least {max(BATCHES)}, which are timed at once, got {args.compared}.")
     torch.set_num_threads(args.threads)
 
     tables = load_ptb_xl(args.data_dir)

@@ -103,6 +103,7 @@ def main():
     else:
         written = "\n".join([f"# {DISCLAIMER}", *(f"{result['file']}\t{result['text']}" for result in results)])
     if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
         args.output.write_text(written + "\n", encoding="utf-8")
     else:
         print(written)

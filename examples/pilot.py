@@ -80,6 +80,8 @@ def main():
     )
     parser.add_argument("options", nargs="*", help="Behind --: options of pretrain.py.")
     args = parser.parse_args()
+    if any(option.startswith("--num_workers") for option in args.options):
+        parser.error("Expected no --num_workers: the processor time of other processes would not count.")
 
     origin = provenance(seed=args.seed)
     views, tables, _ = load_signals(args.data_dir, ("train", "validation"))
@@ -89,6 +91,7 @@ def main():
         steps = max(1, round(args.budget_seconds / step_seconds))
         print(f"{args.run}: {step_seconds:.3f} processor seconds per step, {steps} steps", flush=True)
         results = pretrain(args, steps, Path(folder) / "pilot")
+        records = results["settings"]["batch_size"] * results["settings"]["gradient_accumulation_steps"]
         best = min((curve["validation"] for curve in results["curves"]), key=lambda means: means["loss"])
         row = {
             **origin,
@@ -98,7 +101,7 @@ def main():
             "step_seconds": round(step_seconds, 4),
             "processor_seconds": results["processor_seconds"],
             "steps": steps,
-            "epochs": round(steps * results["settings"]["batch_size"] / results["train_records"], 2),
+            "epochs": round(steps * records / results["train_records"], 2),
             "parameters": results["parameters"],
             "data_fingerprint": results["data_fingerprint"],
             "validation": {name: round(value, 4) for name, value in best.items()},

@@ -23,6 +23,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, HfApi, ModelCard, Repo
 import modeling_merit
 from modeling_merit import processing
 from modeling_merit.processing.data import PtbXl
+from modeling_merit.processing.training.publishing import RESULT_FILES
 
 HUB_CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
 PLACEHOLDER = "your-name/merit-ecg"
@@ -48,11 +49,11 @@ def stage_model(args: argparse.Namespace, folder: Path) -> None:
     """Make the folder of a checkpoint: weights, processor, code, handler, card."""
     run("make_hub_folder.py", "--model", args.source, "--output", folder)
     if not (folder / "README.md").is_file():
-        if not (folder / "pretraining_results.json").is_file():
+        if not any((folder / name).is_file() for name in RESULT_FILES):
             raise SystemExit(
                 f"Expected a card in {args.source}, got no README.md. Write one; quality and limits go in."
             )
-        run("make_model_card.py", "--checkpoint", folder)
+        run("make_model_card.py", "--checkpoint", folder, "--repo_id", args.repo_id)
     for placeholder in (PLACEHOLDER, f"your-name/{args.source.resolve().name}"):
         fill_in(folder / "README.md", args.repo_id, placeholder)
     ModelCard.load(folder / "README.md")

@@ -95,7 +95,8 @@ def main():
                     f"{found.high:.3f}], chance {chance:.4f}",
                     flush=True,
                 )
-        print(f"{args.run} {direction}: median rank {np.median(ranks[direction]):g} of {len(owners)} records")
+        candidates = f"{len(texts)} distinct reports" if direction == "ecg_to_report" else f"{len(owners)} records"
+        print(f"{args.run} {direction}: median rank {np.median(ranks[direction]):g} of {candidates}")
     update_rows(args.output, rows, ROW_KEY)
     print(f"{len(kept)} ECGs, {len(texts)} distinct reports. {DISCLAIMER}")
 

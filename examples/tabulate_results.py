@@ -33,21 +33,28 @@ def line_of(row):
     if "run" in row:
         return row["run"]
     fraction = row.get("label_fraction_b", row["label_fraction"])
-    return f"{row['run_a']} - {row['run_b']}" + (
-        f" ({100 * fraction:g}% of the labels)" if fraction != row["label_fraction"] else ""
-    )
+    other = "" if row.get("task_b", row["task"]) == row["task"] else f" ({row['task_b']})"
+    share = "" if fraction == row["label_fraction"] else f" ({100 * fraction:g}% of the labels)"
+    return f"{row['run_a']} - {row['run_b']}{other}{share}"
 
 
 def tabulate(rows, metric, label_fraction=1.0, tasks=None, runs=None, uncertainty="patients"):
     """Return the table of one metric; runs and tasks in the order given, or else that of the rows.
 
     Raises:
-        ValueError: If no row fits.
+        ValueError: If no row fits, or a seed has several rows, as those of subgroups.
     """
     cells = {}
     for row in rows:
         if row["metric"] == metric and row["label_fraction"] == label_fraction:
             cells.setdefault((line_of(row), row["task"]), []).append(row)
+    for (name, task), of_seeds in cells.items():
+        seeds = [tuple(row.get(field) for field in ("seed", "seed_a", "seed_b")) for row in of_seeds]
+        if len(set(seeds)) < len(seeds):
+            differ = [field for field in of_seeds[0] if len({str(row.get(field)) for row in of_seeds}) > 1]
+            raise ValueError(
+                f"Expected one row of each seed for {name}, {task}, got several, which differ in {', '.join(differ)}."
+            )
     if uncertainty == "seeds" and cells:
         cells = {key: of_seeds for key, of_seeds in cells.items() if len(of_seeds) > 1}
         if not cells:

@@ -14,6 +14,7 @@ the score to `--output`.
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from scipy.special import expit
 from transformers import AutoModel, AutoProcessor
@@ -61,7 +62,7 @@ def compare_weights(scores, task, logit_scale, weights):
     words = scores.score - SIMILARITY_WEIGHT * similarity
     variants = {"similarity": similarity} | {f"words + {w:g} similarity": words + w * similarity for w in weights}
     labels = task.labels["validation"]
-    return {kind: round(float(metric_value("macro_auroc", labels, expit(part))), 4) for kind, part in variants.items()}
+    return {kind: round(float(metric_value("macro_auroc", labels, part)), 4) for kind, part in variants.items()}
 
 
 def main():
@@ -117,8 +118,8 @@ def main():
             print(name, compared[name], flush=True)
             continue
         similarities = {split: getattr(scores, args.score) for split, scores in found.items()}
-        # To [0, 1], where thresholds are looked for; the order stays.
-        scores = {split: expit(similarity) for split, similarity in similarities.items()}
+        # To [0, 1], where thresholds are looked for; the order stays, which 32 bits do not keep near 1.
+        scores = {split: expit(similarity.astype(np.float64)) for split, similarity in similarities.items()}
         note = f" ({len(task.classes)} classes)"
         record_run(args, origin, task, scores, note, task_name=f"zero_shot_{name}", metrics=METRICS, **fields)
     if compared:

@@ -16,10 +16,9 @@ from pathlib import Path
 from transformers import AutoConfig, AutoFeatureExtractor, AutoProcessor
 
 import modeling_merit
+from modeling_merit.processing.training.publishing import RESULT_FILES
 
-BESIDE_THE_WEIGHTS = (
-    *("README.md", "pretraining_results.json", "finetuning_results.json", "report_training_results.json"),
-)
+BESIDE_THE_WEIGHTS = ("README.md", *RESULT_FILES, "probe_results.json")
 HANDLER = Path(__file__).with_name("handler.py")
 NEEDED = ("transformers", "numpy", "scipy", "wfdb")
 """Packages that the code beside the weights imports, but for torch, which the image of an endpoint brings along."""

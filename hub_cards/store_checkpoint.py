@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-RESULTS = ("pretraining_results.json", "finetuning_results.json", "report_training_results.json")
+from modeling_merit.processing.training.publishing import RESULT_FILES
 
 
 def main():
@@ -35,7 +35,7 @@ def main():
         parser.error(f"Expected weights within the range of float16, got larger ones in {', '.join(damaged[:3])}.")
     args.output.mkdir(parents=True, exist_ok=True)
     for path in args.model.glob("*.json"):
-        if path.name in RESULTS or "results" not in path.name:
+        if path.name in RESULT_FILES or "results" not in path.name:
             shutil.copy(path, args.output)
     config = json.loads((args.output / "config.json").read_text(encoding="utf-8")) | {"dtype": "float32"}
     (args.output / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -21,6 +21,9 @@ SCORE_MEANING = (
 SIMILARITY_WEIGHT = 0.3
 """What the scaled, relative cosine similarity counts in a score beside the words; chosen on fold 9 of PTB-XL."""
 
+REPORT_LANGUAGES = ("English", "German", "Swedish")
+"""What a model is told of the report that it learns to write, as `report_language` names it."""
+
 
 # What happened to umlauts in the 21,797 reports of PTB-XL v1.0.3, and in how many places: capital letters in words of
 # lower case ("mÖglich", 17,402 letters), "#" for "ü" ("f#r", "r-s #bergang", 125), German words in ASCII beside the
@@ -284,8 +287,9 @@ def generate_reports(
         `list[str]`: The generated texts, without the prompt and surrounding blanks.
 
     Raises:
-        ValueError: If the processor refuses an ECG, the number of languages is not that of the ECGs, the prompt does
-            not hold the ECG exactly once, or other than one text per ECG is asked for.
+        ValueError: If the processor refuses an ECG, the number of languages is not that of the ECGs, a language is
+            none of `REPORT_LANGUAGES` though no prompt is given, the prompt does not hold the ECG exactly once, or
+            other than one text per ECG is asked for.
     """
     import torch
 
@@ -300,6 +304,11 @@ def generate_reports(
     languages = [language] * count if isinstance(language, str) else list(language)
     if len(languages) != count:
         raise ValueError(f"Expected one language for each of {count} ECGs, got {len(languages)}.")
+    if not prompt and (unknown := sorted(set(languages) - set(REPORT_LANGUAGES))):
+        raise ValueError(
+            f"Expected languages out of {', '.join(REPORT_LANGUAGES)}, in which models learn to write, got "
+            f"{', '.join(map(repr, unknown))}. Ask a model that was taught another one with a prompt."
+        )
     prompt = prompt or model.config.prompts["report"]
     prompt = prompt if "{ecg}" in prompt else "{ecg} " + prompt
     texts = [prompt.replace("{language}", name).replace("{ecg}", processor.ecg_token) for name in languages]
@@ -332,6 +341,7 @@ def on_device(model: Any, *inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 __all__ = [
+    "REPORT_LANGUAGES",
     "SCORE_MEANING",
     "SIMILARITY_WEIGHT",
     "PromptEmbeddings",

@@ -285,7 +285,7 @@ class MeritEcgClassificationPipeline(ScoringPipeline):
     """
 
     def task_parameters(self, kwargs):
-        if kwargs.get("function_to_apply", "none") not in SCORES:
+        if (kwargs.get("function_to_apply") or "none") not in SCORES:
             raise ValueError(
                 f"Expected `function_to_apply` to be one of {', '.join(map(repr, SCORES))}, got "
                 f"{kwargs['function_to_apply']!r}."
@@ -333,7 +333,8 @@ class MeritEcgFeatureExtractionPipeline(MeritPipeline):
     refuse_flat = False
 
     def task_parameters(self, kwargs):
-        forward = {"features": kwargs.pop("features")} if "features" in kwargs else {}
+        features = kwargs.pop("features", None)
+        forward = {} if features is None else {"features": features}
         if forward.get("features", "pooled") not in ("pooled", "aligned"):
             raise ValueError(f"Expected `features` to be 'pooled' or 'aligned', got {forward['features']!r}.")
         if forward.get("features") == "aligned" and not hasattr(self.model, "get_text_features"):

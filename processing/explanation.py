@@ -6,6 +6,7 @@ difference between the score of the ECG and that of flat lines among the samples
 the model reacts to, not whether it is right, nor what causes a finding.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .data.reports import normalize_report
 from .inference import embed_prompts
 from .plotting import HasSignal, plot_ecg
 from .record import DISCLAIMER, printable
+from .search import embed_text
 from .signal_quality import unpadded
 
 if TYPE_CHECKING:
@@ -212,28 +213,15 @@ def _score(
     if not isinstance(target, str):
         raise ValueError(f"Expected a text to compare the ECG with, got {target!r}: this model has no labels.")
     if against:
-        embeddings = embed_prompts(model, processor, [target, *against]).embeddings
+        found = embed_prompts(model, processor, [target, *against])
+        for note in found.notes:
+            warnings.warn(note, stacklevel=3)
+        embeddings = found.embeddings
         vector, kind = embeddings[0] - embeddings.mean(axis=0), "relative_similarity"
     else:
-        vector, kind = _embed_text(model, processor, target), "cosine_similarity"
+        vector, kind = embed_text(model, processor, target), "cosine_similarity"
     direction = torch.as_tensor(vector, dtype=model.dtype, device=model.device)
     return lambda values, mask: model.get_ecg_features(values, mask).pooler_output @ direction, target, kind
-
-
-def _embed_text(model: Any, processor: Any, text: str) -> np.ndarray:
-    """Return the unit vector of one text, which is normalised as reports are."""
-    import torch
-
-    tokenizer = processor.tokenizer
-    tokens = processor(text=[normalize_report(text)], return_tensors="pt").to(model.device)
-    if not set(tokens["input_ids"][0].tolist()) - {*tokenizer.all_special_ids, tokenizer.unk_token_id}:
-        raise ValueError(
-            f"Expected a text in words that the model knows, got {printable(text, 60)!r}, of which it knows none. "
-            "Write it in the language of the reports that the model has learnt from."
-        )
-    with torch.inference_mode():
-        features = model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
-        return features[0].float().cpu().numpy()
 
 
 def _flat_lines(values: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modeling_merit.inference_merit import (
+    REPORT_LANGUAGES,
     SIMILARITY_WEIGHT,
     PromptEmbeddings,
     PromptScores,
@@ -227,6 +228,7 @@ def score_prompts(
 
 __all__ = [
     "FEATURES",
+    "REPORT_LANGUAGES",
     "PromptEmbeddings",
     "PromptScores",
     "SIMILARITY_WEIGHT",

@@ -198,6 +198,8 @@ def _ends(name: str, suffixes: tuple[str, ...]) -> bool:
 
 
 def _rows(path: str, name: str, id_column: str | None) -> Iterator[EcgSource]:
+    for read in (_row_group, _group_ends):
+        read.cache_clear()  # the table may have been written anew since
     table = _table(path)
     columns = table.schema_arrow.names
     if "signal" not in columns:

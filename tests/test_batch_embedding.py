@@ -92,6 +92,12 @@ class TestSources:
         with pytest.raises(FileNotFoundError, match="no list 'absent'"):
             list_sources(["@absent"])
 
+    def test_a_table_written_anew_is_read_anew(self, tmp_path):
+        table_of_ecgs(tmp_path / "ecgs.parquet", 9)
+        before = load_source(list_sources([tmp_path])[3]).signal
+        pq.write_table(pq.read_table(tmp_path / "ecgs.parquet").slice(1), tmp_path / "ecgs.parquet")
+        assert np.array_equal(load_source(list_sources([tmp_path])[2]).signal, before)
+
     def test_tables(self, tmp_path):
         table_of_ecgs(tmp_path / "ecgs.parquet", 250)
         found = list_sources([tmp_path])

@@ -543,6 +543,22 @@ def test_compare_aligns_rows_and_tests_the_difference(work, prediction_files):
     assert forward["ci_low"] <= forward["difference"] <= forward["ci_high"]
 
 
+def test_pairs_with_another_task_have_rows_of_their_own(monkeypatch, tmp_path, prediction_files):
+    good, poor = (prediction_files / f"{name}-rhythm-1-s0.safetensors" for name in ("good", "poor"))
+    other = tmp_path / "poor-zero_shot_rhythm-1-s0.safetensors"
+    shutil.copy(poor, other)
+    out = tmp_path / "paired.json"
+    chosen = ("--metrics", "macro_auroc", "--n_resamples", 20, "--output", out)
+    load(monkeypatch, "compare.py", "--a", good, good, "--b", poor, other, *chosen).main()
+    assert [row["task_b"] for row in json.loads(out.read_text())] == ["rhythm", "zero_shot_rhythm"]
+
+
+@pytest.mark.parametrize("given", ["10", "0", "-0.1", "nan", "a tenth"])
+def test_a_fraction_of_labels_is_one(monkeypatch, capsys, given):
+    said = fail(monkeypatch, capsys, "linear_probe.py", "--label_fraction", given)
+    assert f"above 0 and up to 1, as 0.1 for a tenth, got '{given}'" in said
+
+
 def test_compare_refuses_what_cannot_be_compared(monkeypatch, capsys, prediction_files):
     def refusal(a, b):
         paths = (prediction_files / f"{name}.safetensors" for name in (a, b))
@@ -588,6 +604,13 @@ def test_tables_of_rows_and_of_pairs(monkeypatch, capsys, tmp_path):
         "| joint - masked",
         "| joint - masked (1% of the labels)",
     ]
+    assert [line.split(" | ")[0] for line in table([pairs[0], pairs[0] | {"task_b": "form"}])[2:]] == [
+        "| joint - masked",
+        "| joint - masked (form)",
+    ]
+    with pytest.raises(SystemExit):
+        table([rows[0] | {"subgroup": "men"}, rows[0] | {"subgroup": "women"}])
+    assert "one row of each seed for joint, all, got several, which differ in subgroup" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         table(rows, "--label_fraction", "0.1")
     assert "There are: macro_auroc at 1." in capsys.readouterr().err

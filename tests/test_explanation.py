@@ -204,6 +204,9 @@ def test_what_cannot_be_explained_is_refused(classifier, loaded, record):
         explain(classifier, extractor, record, "SR", against=["AFIB"])
     with pytest.raises(ValueError, match="Expected a text"):
         explain(*loaded, record, 0)
+    for against in ((), ("sinusrhythmus",)):
+        with pytest.warns(UserWarning, match="words that the model does not know"):
+            explain(*loaded, record, "vorhofflimmern 心", against=against, n_steps=2, tolerance=9)
     with pytest.raises(ValueError, match="step_s of at least one sample, 0.01 s"):
         explain(classifier, extractor, record, "SR", step_s=0)
 
@@ -239,6 +242,11 @@ class TestCommand:
         assert main([*command, "--against", "sinus rhythm", "atrial fibrillation"]) == 0
         printed = capsys.readouterr().out
         assert "relative similarity" in printed and "strongest" in printed and DISCLAIMER in printed
+
+    def test_an_ecg_without_a_signal_is_refused(self, folders, record, tmp_path, capsys):
+        file = write_wfdb(EcgRecord(np.zeros_like(record.signal), 100, record.leads, record_id="flat"), tmp_path)
+        assert main(["explain", str(file), "--model", folders["labels"], "--label", "CLBBB"]) == 2
+        assert "one value throughout" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
         "folder, option, message",

@@ -256,7 +256,7 @@ def test_a_report_is_that_of_the_model(writer, report_checkpoint, ecgs):
 
 def test_a_batch_of_several_languages_equals_single_reports(writer, ecgs):
     languages = ["English", "atrial", "a much longer name of a language: 123456789"]  # other texts, other lengths
-    options = {"max_new_tokens": 9, "do_sample": False}
+    options = {"max_new_tokens": 9, "do_sample": False, "prompt": writer[0].config.prompts["report"]}
     single = [generate_reports(*writer, ecg, language=one, **options)[0] for ecg, one in zip(ecgs, languages)]
     assert generate_reports(*writer, ecgs, language=languages, **options) == single
     assert len(set(single)) > 1
@@ -277,6 +277,8 @@ def test_prompts(writer, ecgs):
         generate_reports(*writer, ecgs[0], "{ecg} and {ecg}")
     with pytest.raises(ValueError, match="one language for each of 2 ECGs, got 3"):
         generate_reports(*writer, ecgs[:2], language=["English"] * 3)
+    with pytest.raises(ValueError, match="out of English, German, Swedish, .* got 'de', 'french'"):
+        generate_reports(*writer, ecgs[:3], language=["french", "German", "de"])
 
 
 @pytest.mark.parametrize("options", [{"num_return_sequences": 2, "num_beams": 2}, {"return_dict_in_generate": True}])

@@ -382,7 +382,7 @@ class TestClassification:
         for name, expected in (("sigmoid", logits.sigmoid()), ("softmax", logits.softmax(0)), ("none", logits)):
             found = by_label(pipe(ecgs[0], function_to_apply=name))
             np.testing.assert_allclose([found[c] for c in ("NORM", "MI", "STTC")], expected, atol=1e-5)
-        assert pipe(ecgs[0]) == pipe(ecgs[0], function_to_apply="sigmoid")
+        assert pipe(ecgs[0]) == pipe(ecgs[0], function_to_apply="sigmoid") == pipe(ecgs[0], function_to_apply=None)
         pipe.model.config.problem_type = "single_label_classification"
         assert sum(by_label(pipe(ecgs[0])).values()) == pytest.approx(1)
         assert len(pipe(ecgs, top_k=2, batch_size=2)[2]) == 2

@@ -99,6 +99,19 @@ def test_no_placeholder_of_a_shipped_checkpoint_is_published(name, tmp_path, mon
         assert ("--dataset_id" in capsys.readouterr().out) == (dataset_id is None and name != "merit-ecg-report")
 
 
+@pytest.mark.parametrize("kind", ["pretraining", "finetuning", "report_training"])
+def test_a_checkpoint_without_a_card_gets_one_of_its_name(kind, tmp_path, monkeypatch):
+    script, folder = runpy.run_path(str(SCRIPT)), tmp_path / "staged"
+    about = {"command": "c", "commit": "0", "data_fingerprint": "f", "seed": 0, "settings": {"dataset": "own"}}
+    folder.mkdir()
+    (folder / f"{kind}_results.json").write_text(json.dumps(about))
+    names = script["stage_model"].__globals__
+    made = names["run"]
+    monkeypatch.setitem(names, "run", lambda name, *rest: name == "make_hub_folder.py" or made(name, *rest))
+    script["stage_model"](argparse.Namespace(source=tmp_path / "own", repo_id="me/heart", dataset_id=None), folder)
+    assert "# heart\n" in (folder / "README.md").read_text()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # starts several processes
 def test_ptb_xl_is_pushed_as_parquet_and_loads_back(toy_ptb_xl_dir, loopback_hub, tmp_path):

@@ -238,16 +238,33 @@ def test_rows_of_other_runs_and_splits_stay(report_checkpoint, monkeypatch, tmp_
     main = runpy.run_path(str(EXAMPLES / "evaluate_reports.py"))["main"]
     monkeypatch.setitem(main.__globals__, "generate", lambda folder, ecgs, languages, args: ["ecg"] * len(languages))
     output = tmp_path / "results.json"
-    former = {"run": "joint", "metric": "rougeL", "value": 0.1, "ci_low": 0.0, "ci_high": 0.2}  # of the test split
+    former = {"run": "joint", "metric": "rougeL", "value": 0.1, "ci_low": 0.0, "ci_high": 0.2}  # PTB-XL, test split
     output.write_text(json.dumps([former, former | {"run": "older"}]))
     command = ["e", *DATA, "--max_records", "3", "--n_resamples", "5", "--output", str(output)]
     for name, split in (("joint", "test"), ("masked", "test"), ("joint", "validation")):
         monkeypatch.setattr("sys.argv", [*command, "--split", split, "--runs", f"{name}={report_checkpoint}"])
         main()
     rows = [row for row in json.loads(output.read_text()) if row["metric"] == "rougeL"]
+    assert [row["value"] for row in rows if (row["run"], row["dataset"]) == ("joint", "ptb_xl")] == [0.1]
+    rows = [row for row in rows if (row["run"], row["dataset"]) != ("joint", "ptb_xl")]
     scored = {(row["run"], row["split"]): row["value"] for row in rows}
     assert {("older", "test"), ("joint", "test"), ("masked", "test"), ("joint", "validation")} < scored.keys()
     assert len(scored) == len(rows) and scored["joint", "test"] != 0.1 == scored["older", "test"]
     pairs = json.loads((tmp_path / "results_paired.json").read_text())
     firsts = {(pair["run_a"], pair["split"]) for pair in pairs}
     assert firsts == {("joint", "test"), ("masked", "test"), ("joint", "validation")}
+
+
+def test_a_few_records_do_not_replace_the_results(report_checkpoint, monkeypatch, capsys):
+    parse = runpy.run_path(str(EXAMPLES / "evaluate_reports.py"))["parse_args"]
+    monkeypatch.setattr("sys.argv", ["e", *DATA, "--max_records", "3", "--runs", f"a={report_checkpoint}"])
+    with pytest.raises(SystemExit):
+        parse()
+    assert "an --output of its own with --max_records" in capsys.readouterr().err
+
+
+def test_a_language_without_training_reports_has_no_nearest(checkpoint):
+    nearest = runpy.run_path(str(EXAMPLES / "evaluate_reports.py"))["nearest_reports"]
+    ecgs = {"input_values": torch.randn(2, 12, 500), "ecg_mask": torch.ones(2, 12, 500, dtype=torch.bool)}
+    pool = {"English": {"sinus rhythm": 1}, "Swedish": {}}
+    assert nearest(checkpoint, ecgs, ["Swedish", "English"], pool, "cpu", 8) == ["", "sinus rhythm"]

@@ -322,3 +322,9 @@ class TestCommands:
             == 0
         )
         assert "aligned features" in refusal("index", tmp_path / "p", "--out", tmp_path / "j")
+        assert (
+            main(["embed", str(ecgs), "--model", checkpoint, "--out", str(tmp_path / "a"), "--features", "aligned"])
+            == 0
+        )
+        other = refusal("index", tmp_path / "a", "--out", tmp_path / "j", "--model", tmp_path / "other")
+        assert "other weights" in other and not (tmp_path / "j").exists()

@@ -203,7 +203,7 @@ def text_of(value):
         return ", ".join(f"{printable(str(name))} {text_of(item)}" for name, item in value.items()) or "-"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(text_of, value)) or "-"
-    if value is None:
+    if value is None or value != value:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else printable(str(value))
 

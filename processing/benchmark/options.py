@@ -1,6 +1,7 @@
 """The command-line options that several scripts share, each with one meaning."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ def ptb_xl_folder(name: str) -> str:
     except PtbXlError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return name
+
+
+def fraction(text: str) -> float:
+    """Return a number above 0 and up to 1, for `type=` of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is another.
+    """
+    with suppress(ValueError):
+        if 0 < (value := float(text)) <= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"Expected a fraction above 0 and up to 1, as 0.1 for a tenth, got {text!r}.")
 
 
 def model_source(name: str) -> str:
@@ -138,7 +151,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "Sampling rate of the data set's signals in Hz.",
     },
     "tasks": {"nargs": "+", "default": TASK_NAMES, "choices": TASK_NAMES, "help": "Label sets of PTB-XL."},
-    "label_fraction": {"type": float, "default": 1.0, "help": "Fraction of the training patients with labels."},
+    "label_fraction": {"type": fraction, "default": 1.0, "help": "Fraction of the training patients with labels."},
     # Model
     "model": {"type": model_source, "required": True, "help": "Checkpoint folder or Hub id."},
     "random_init": {"action": "store_true", "help": "Keep the architecture, draw the weights anew."},

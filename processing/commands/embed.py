@@ -159,7 +159,8 @@ def _embed_parts(args: argparse.Namespace) -> int:
     for file in args.files:
         if file.startswith("@") or file.endswith(".parquet") or "://" in file or os.path.isdir(file):
             raise ValueError(f"Expected ECG files for parts or windows, got {file!r}. Name its files one by one.")
-    check_free([out], args.overwrite)
+    partial = out.with_suffix(".partial.parquet")
+    check_free([out, partial], args.overwrite)
     failures: list[str] = []
     rows: list[dict[str, Any]] = []
     about: dict[str, Any] = {"model": args.model, "weights": checkpoint_fingerprint(find_checkpoint(args.model))}
@@ -171,12 +172,11 @@ def _embed_parts(args: argparse.Namespace) -> int:
             names = {"record_id": f"{place['file']}@{place['start_s']:.12g}", "file": absolute(place["file"])}
             rows.append(place | names | {"embedding": vector})
     except KeyboardInterrupt:
-        partial = out.with_suffix(".partial.parquet")
         if rows:
-            _write_windows(rows, partial, about, True)
+            _write_windows(rows, partial, about, args.overwrite)
         print(
             f"\nmerit-ecg: interrupted; {len(rows)} finished rows are kept in {printable(str(partial))}. The same "
-            "command begins anew.",
+            "command with --overwrite begins anew.",
             file=sys.stderr,
         )
         return 130

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     record = read_ecg(args.file, **facts_of(args))
     model, processor = load_scorer(args.model, truncation=args.truncate)
+    getattr(processor, "feature_extractor", processor).refuse_flat = True
     if args.label is not None and hasattr(model, "get_text_features"):
         raise ValueError("Expected --prompt: this model compares ECGs with texts and has no labels.")
     if args.prompt is not None and not hasattr(model, "get_text_features"):

@@ -3,19 +3,16 @@
 import argparse
 from types import SimpleNamespace
 
-from ..inference import generate_reports, load_checkpoint
+from ..inference import REPORT_LANGUAGES, generate_reports, load_checkpoint
 from ..inspection import printable
 from ..record import DISCLAIMER
 from .common import each_ecg, list_failures, name_of, print_json
-
-LANGUAGES = ("English", "German", "Swedish")
-"""What a model is told of the report that it learns to write, as `report_language` names it."""
 
 
 def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
     """Add the command to the parser."""
     command = commands.add_parser("report", parents=[shared.model], help="write a report of each file")
-    command.add_argument("--language", default="English", help=f"of the report: {', '.join(LANGUAGES)}")
+    command.add_argument("--language", default="English", help=f"of the report: {', '.join(REPORT_LANGUAGES)}")
     command.add_argument("--prompt", help="what the model is asked, with {ecg} in the place of the ECG")
     command.add_argument("--max-new-tokens", type=int, default=128)
     command.add_argument("--json", action="store_true", help="print one JSON object per file")
@@ -23,9 +20,9 @@ def add(commands: argparse._SubParsersAction, shared: SimpleNamespace) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.prompt is None and args.language not in LANGUAGES:
+    if args.prompt is None and args.language not in REPORT_LANGUAGES:
         raise ValueError(
-            f"Expected --language to be one of {', '.join(LANGUAGES)}, in which models learn to write, got "
+            f"Expected --language to be one of {', '.join(REPORT_LANGUAGES)}, in which models learn to write, got "
             f"{args.language!r}. Ask a model that was taught another one with --prompt."
         )
     model, processor = load_checkpoint(args.model, "AutoModelForMultimodalLM", args.truncate)

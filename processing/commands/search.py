@@ -58,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             from ..readers import read_ecg
 
+            processor.feature_extractor.refuse_flat = True
             vector = embed_ecgs(model, processor, read_ecg(args.ecg, **facts_of(args)))[0].numpy()
     notes = [str(warning.message) for warning in caught]
     for note in notes:

@@ -13,6 +13,9 @@ from ..record import DISCLAIMER
 PUSH_OPTIONS = ("push_to_hub", "hub_model_id", "hub_private_repo")
 """Names of the options that `check_push` and `push_output` read."""
 
+RESULT_FILES = ("pretraining_results.json", "finetuning_results.json", "report_training_results.json")
+"""What the training scripts write beside a model, of which its card is made."""
+
 LEFT_OUT = ("checkpoints/**", "*.partial/**", "runs/**")
 """What stays on this machine: checkpoints to resume from, unfinished files, logs of trackers."""
 
@@ -95,4 +98,4 @@ def push_output(args: argparse.Namespace, about: Mapping[str, Any]) -> None:
     print(f"Pushed {folder} to {api.endpoint}/{repo}")
 
 
-__all__ = ["LEFT_OUT", "PUSH_OPTIONS", "check_push", "push_output", "training_card"]
+__all__ = ["LEFT_OUT", "PUSH_OPTIONS", "RESULT_FILES", "check_push", "push_output", "training_card"]

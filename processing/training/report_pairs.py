@@ -20,9 +20,10 @@ from .tokenizers import ECG_TOKEN
 
 
 def load_reports(args, split):
-    """Return one split of the data set, without the records that have no report."""
+    """Return one split of the data set, without the records that have no word of a report."""
     table = load_split(args, split)
-    table = table.select([row for row, report in enumerate(table["report"]) if normalize_report(report or "")])
+    words = (any(map(str.isalnum, normalize_report(report or ""))) for report in table["report"])
+    table = table.select([row for row, any_word in enumerate(words) if any_word])
     if not len(table):
         raise SystemExit(f"Expected ECGs with reports in the {split} split of {args.dataset}, got none.")
     return table
