@@ -17,8 +17,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from modeling_merit.configuration_merit import PROMPTS
-from modeling_merit.processing.commands.report import LANGUAGES
-from modeling_merit.processing.inference import generate_reports, load_checkpoint
+from modeling_merit.processing.inference import REPORT_LANGUAGES, generate_reports, load_checkpoint
 from modeling_merit.processing.metrics.statements import find_statements, statement_lexicon
 from modeling_merit.processing.readers import read_ecg
 from modeling_merit.processing.record import DISCLAIMER
@@ -30,7 +29,7 @@ def parse_args():
     add("files", nargs="+", type=Path, help="ECG files, or folders of them.")
     add("--model", required=True, help="Folder or Hub id of a model of train_report_generation.py.")
     add("--task", default="report", choices=tuple(PROMPTS))
-    add("--language", default="English", choices=LANGUAGES, help="Of the report.")
+    add("--language", default="English", choices=REPORT_LANGUAGES, help="Of the report.")
     add("--question", help="For --task question.")
     add("--format", default="text", choices=("text", "json"))
     add("--output", type=Path, help="File to write; default: standard output.")

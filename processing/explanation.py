@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .inference import embed_prompts
+from .inference import embed_prompts, embed_text
 from .plotting import HasSignal, plot_ecg
 from .record import DISCLAIMER, printable
-from .search import embed_text
 from .signal_quality import unpadded
 
 if TYPE_CHECKING:

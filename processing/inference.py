@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from modeling_merit.inference_merit import (
     REPORT_LANGUAGES,
     SIMILARITY_WEIGHT,
@@ -17,6 +19,7 @@ from modeling_merit.inference_merit import (
     PromptScores,
     embed_prompts,
     generate_reports,
+    normalize_report,
     on_device,
     prepared,
     score_embeddings,
@@ -202,6 +205,40 @@ def embed_ecgs(model: Any, processor: Any, ecgs: Any, features: str = "aligned")
         return FEATURES[features](model, inputs["input_values"], inputs.get("ecg_mask")).float().cpu()
 
 
+def embed_text(model: Any, processor: Any, text: str) -> np.ndarray:
+    """Return the unit vector of a text to search with, normalised as reports are; warn of words that are not known.
+
+    Args:
+        model (`MeritModel`), processor (`MeritProcessor`): As from `inference.load_checkpoint`.
+        text (`str`): Words of a report, such as `"linksschenkelblock"`.
+
+    Raises:
+        ValueError: If the model knows no word of it.
+    """
+    import torch
+
+    text = normalize_report(text)
+    tokens = processor(text=[text], return_tensors="pt").to(model.device)
+    found = set(tokens["input_ids"][0].tolist())
+    if not found - set(processor.tokenizer.all_special_ids):
+        raise ValueError(
+            f"Expected a text in words that the model knows, got {text[:100]!r}, of which it knows none. Write it in "
+            "the language of the reports that the model has learnt from."
+        )
+    with torch.inference_mode():
+        words = tokens["input_ids"], tokens["attention_mask"]
+        features = model.get_text_features(*words)
+        if processor.tokenizer.unk_token_id in found:
+            unknown = "words that the model does not know, which are all the same to it"
+        elif model.config.num_words and not model.get_words(*words).any():
+            unknown = "no word that the model has learnt to predict, so that it may mean nothing to it"
+        else:
+            unknown = None
+    if unknown:
+        warnings.warn(f"The text has {unknown}: {text[:100]!r}", stacklevel=2)
+    return features.pooler_output[0].float().cpu().numpy()
+
+
 def score_prompts(
     model: Any, processor: Any, ecgs: Any, prompts: Sequence[str] | Mapping[str, Sequence[str]]
 ) -> PromptScores:
@@ -234,6 +271,7 @@ __all__ = [
     "SIMILARITY_WEIGHT",
     "embed_ecgs",
     "embed_prompts",
+    "embed_text",
     "find_checkpoint",
     "generate_reports",
     "load_checkpoint",

@@ -11,12 +11,12 @@ What is nearest to a text or an ECG is like it to the model. It is no diagnosis.
 
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .inference import embed_text
 from .record import DISCLAIMER
 
 if TYPE_CHECKING:
@@ -340,42 +340,6 @@ class EcgIndex:
             return rows.select(schema.names).cast(schema)
         except (pa.ArrowException, ValueError) as error:
             raise ValueError(f"Expected columns of the types of the index: {error}") from None
-
-
-def embed_text(model: Any, processor: Any, text: str) -> np.ndarray:
-    """Return the unit vector of a text to search with, normalised as reports are; warn of words that are not known.
-
-    Args:
-        model (`MeritModel`), processor (`MeritProcessor`): As from `inference.load_checkpoint`.
-        text (`str`): Words of a report, such as `"linksschenkelblock"`.
-
-    Raises:
-        ValueError: If the model knows no word of it.
-    """
-    import torch
-
-    from .data.reports import normalize_report
-
-    text = normalize_report(text)
-    tokens = processor(text=[text], return_tensors="pt").to(model.device)
-    found = set(tokens["input_ids"][0].tolist())
-    if not found - set(processor.tokenizer.all_special_ids):
-        raise ValueError(
-            f"Expected a text in words that the model knows, got {text[:100]!r}, of which it knows none. Write it in "
-            "the language of the reports that the model has learnt from."
-        )
-    with torch.inference_mode():
-        words = tokens["input_ids"], tokens["attention_mask"]
-        features = model.get_text_features(*words)
-        if processor.tokenizer.unk_token_id in found:
-            unknown = "words that the model does not know, which are all the same to it"
-        elif model.config.num_words and not model.get_words(*words).any():
-            unknown = "no word that the model has learnt to predict, so that it may mean nothing to it"
-        else:
-            unknown = None
-    if unknown:
-        warnings.warn(f"The text has {unknown}: {text[:100]!r}", stacklevel=2)
-    return features.pooler_output[0].float().cpu().numpy()
 
 
 def _lengths(column: Any) -> np.ndarray:

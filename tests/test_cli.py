@@ -18,9 +18,14 @@ from modeling_merit.processing import EcgRecord, MeritFeatureExtractor, MeritPro
 from modeling_merit.processing.benchmark.prompts import SCORE_MEANING, load_prompts
 from modeling_merit.processing.cli import main
 from modeling_merit.processing.commands import embed as embed_command
-from modeling_merit.processing.commands import report as report_command
 from modeling_merit.processing.data.simulation import simulate_ecg
-from modeling_merit.processing.inference import SIMILARITY_WEIGHT, embed_ecgs, load_checkpoint, score_prompts
+from modeling_merit.processing.inference import (
+    REPORT_LANGUAGES,
+    SIMILARITY_WEIGHT,
+    embed_ecgs,
+    load_checkpoint,
+    score_prompts,
+)
 from modeling_merit.processing.leads import STANDARD_LEADS
 from modeling_merit.processing.metrics.statements import report_language
 from modeling_merit.processing.record import DISCLAIMER
@@ -640,7 +645,7 @@ class TestModelCommands:
 
     def test_languages_of_reports_are_those_of_training(self):
         text = {"English": "normal ecg", "German": "linkstyp", "Swedish": "sinusrytm, vänster förmak"}
-        assert [report_language(text[name]) for name in report_command.LANGUAGES] == list(text)
+        assert [report_language(text[name]) for name in REPORT_LANGUAGES] == list(text)
 
     def test_report_of_another_prompt(self, wave_file, report_checkpoint, capsys):
         command = ["report", wave_file, "--model", report_checkpoint, "--max-new-tokens", "7", "--json"]

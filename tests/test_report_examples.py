@@ -219,7 +219,8 @@ def test_evaluate_reports_writes_tidy_rows(report_model, merit, cache, tmp_path)
     rows = {(row["run"], row["metric"]): row for row in written}
     runs = {"joint", "again", "shuffled_ecg", "zero_ecg", "most_frequent_report", "nearest_report"}
     assert {run for run, _ in rows} == runs
-    keys = {"run", "metric", "value", "ci_low", "ci_high", "n", "split", "seed", "command", "commit"}
+    keys = {"run", "metric", "value", "ci_low", "ci_high", "n", "command", "commit"}
+    keys |= {"dataset", "split", "seed", "num_beams"}
     assert all(set(row) == keys and row["ci_low"] <= row["ci_high"] for row in written)
     for metric in ("bleu_4", "rougeL", "meteor_exact_stem", "cider_d", "statement_f1", "hallucination_rate"):
         assert rows["joint", metric]["value"] == rows["again", metric]["value"]

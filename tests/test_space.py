@@ -425,7 +425,7 @@ class TestModel:
         assert [row[0] for row in rows] == sorted((row[0] for row in rows), reverse=True)
         assert {row[1] for row in rows} == {
             "sinus_rhythm, 50, a",
-            r"atrial_fibrillation, nan, b\x1b",
+            r"atrial_fibrillation, -, b\x1b",
             "low_voltage, 70, c",
         }
         monkeypatch.setattr(handlers, "INDEX", str(tmp_path))
