@@ -85,13 +85,14 @@ def run(args: argparse.Namespace) -> int:
     if all(stored):
         from ..inference import find_checkpoint
 
+        weights = checkpoint_fingerprint(find_checkpoint(args.model)) if args.model else None
         for about, tables in filter(None, stored):
             if about.get("features") != "aligned":
                 raise ValueError(
                     f"Expected aligned features, which texts are compared with, got {about.get('features')!r}. Embed "
                     "with `--features aligned`."
                 )
-            if args.model and checkpoint_fingerprint(find_checkpoint(args.model)) != about["weights"]:
+            if weights not in (None, about["weights"]):
                 raise ValueError(f"Expected embeddings of {args.model}, got those of {about['model']}, other weights.")
             index = EcgIndex.create(args.out, {name: about[name] for name in ("model", "weights")})
             there = index.files()
