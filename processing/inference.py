@@ -206,7 +206,7 @@ def embed_ecgs(model: Any, processor: Any, ecgs: Any, features: str = "aligned")
 
 
 def embed_text(model: Any, processor: Any, text: str) -> np.ndarray:
-    """Return the unit vector of a text to compare ECGs with, normalised as reports are; warn of words that are not known.
+    """Return the unit vector of a text to compare ECGs with, normalised as reports are; warn of unknown words.
 
     Args:
         model (`MeritModel`), processor (`MeritProcessor`): As from `inference.load_checkpoint`.
